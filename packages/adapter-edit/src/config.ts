@@ -1,0 +1,14 @@
+/** Configuration of an edit adapter: diffusers' ControlNetModel keys, and our own. */
+
+import { UNetConfig } from '@attune/core';
+import { z } from 'zod';
+
+export const EditConfig = UNetConfig.extend({
+  conditioning_embedding_out_channels: z.array(z.int().positive()).default([16, 32, 96, 256]),
+  conditioning_channels: z.int().positive().default(3),
+  controlnet_conditioning_channel_order: z.enum(['rgb', 'bgr']).default('rgb'),
+  global_pool_conditions: z.boolean().default(false),
+  /** Ours: number of task labels; 0 leaves the task embedding out. */
+  num_tasks: z.int().nonnegative().default(0),
+});
+export type EditConfig = z.infer<typeof EditConfig>;

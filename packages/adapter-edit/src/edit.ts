@@ -1,0 +1,107 @@
+/** The edit adapter: a ControlNet (Zhang et al., arXiv 2302.05543) with a text and a task of its own. */
+
+import {
+  type Adapter,
+  conv,
+  embedding,
+  encoder,
+  type Ports,
+  type PortValues,
+  type Scope,
+  type Strength,
+  type Tap,
+  zeros,
+} from '@attune/core';
+import { mean, mul, silu, type Tensor, type Weights } from '@attune/engine';
+
+import type { EditConfig } from './config.ts';
+
+export interface EditOptions {
+  readonly name?: string;
+  readonly config: EditConfig;
+  readonly weights?: Weights;
+  readonly strength?: Strength;
+  readonly train?: true | readonly string[];
+}
+
+/**
+ * Deltas on the decoder's skips and on the middle, from a copy of the UNet's encoder that also sees
+ * an image. Ports: `image` [F or B·F, 3, 8H, 8W] in [0, 1]; `encoder_hidden_states` [.., L, D], the
+ * instruction, by default the backbone's text; `task` [..] i64 where the config counts tasks.
+ */
+export function edit({ name = 'edit', config, weights, strength, train }: EditOptions): Adapter {
+  return {
+    name,
+    ports: portsOf(config),
+    ...(weights ? { weights } : {}),
+    ...(strength === undefined ? {} : { strength }),
+    ...(train ? { train } : {}),
+    attach: (root, ports): Tap[] => {
+      const net = () => root.call.once(name, () => control(root, ports, config));
+      return [
+        {
+          at: 'skip:unet.skips.*',
+          delta: (_, { address }) => net().skips[Number(address.split('.').pop())],
+        },
+        { at: 'mid:unet.mid_block', delta: () => net().mid },
+      ];
+    },
+  };
+}
+
+function portsOf(config: EditConfig): Ports {
+  const factor = 2 ** (config.conditioning_embedding_out_channels.length - 1);
+  const channels = config.conditioning_channels;
+  return {
+    image: { per: 'frame', shape: ({ H, W }) => [channels, H * factor, W * factor] },
+    encoder_hidden_states: {
+      per: 'clip',
+      shape: ({ L }) => [L, Number(config.cross_attention_dim)],
+      defaultTo: 'encoder_hidden_states',
+    },
+    ...(config.num_tasks > 0
+      ? { task: { per: 'clip', shape: () => [], dtype: 'i64' } as const }
+      : {}),
+  };
+}
+
+interface Control {
+  readonly skips: readonly Tensor[];
+  readonly mid: Tensor;
+}
+
+/** The private net: parameters under the adapter's name, in diffusers' ControlNetModel layout. */
+function control(root: Scope, ports: PortValues, config: EditConfig): Control {
+  const { sample, timestep } = root.call.inputs;
+  const width = config.block_out_channels[0];
+  const task =
+    config.num_tasks > 0
+      ? embedding(root.at('task_embedding'), ports.task, config.num_tasks, width * 4)
+      : undefined;
+  const { skips, mid } = encoder(root, config, {
+    sample,
+    timestep,
+    context: ports.encoder_hidden_states,
+    conditioning: hint(root.at('controlnet_cond_embedding'), ports.image, config),
+    ...(task ? { timeAddend: task } : {}),
+  });
+  const out = (scope: Scope, x: Tensor) => {
+    const y = conv(scope, x, x.dim(1), { kernel: 1, init: zeros });
+    return config.global_pool_conditions ? mul(mean(y, [2, 3], { keep: true }), 1) : y;
+  };
+  return {
+    skips: skips.map((skip, i) => out(root.at('controlnet_down_blocks', i), skip)),
+    mid: out(root.at('controlnet_mid_block'), mid),
+  };
+}
+
+/** Image features at latent resolution; the last convolution starts at zero. */
+function hint(scope: Scope, image: Tensor, config: EditConfig): Tensor {
+  const widths = config.conditioning_embedding_out_channels;
+  let x = silu(conv(scope.at('conv_in'), image, widths[0]));
+  for (let i = 0; i + 1 < widths.length; i++) {
+    x = silu(conv(scope.at('blocks', 2 * i), x, widths[i]));
+    x = silu(conv(scope.at('blocks', 2 * i + 1), x, widths[i + 1], { stride: 2 }));
+  }
+  return conv(scope.at('conv_out'), x, config.block_out_channels[0], { init: zeros });
+}

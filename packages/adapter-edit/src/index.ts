@@ -1,0 +1,2 @@
+export { EditConfig } from './config.ts';
+export { edit, type EditOptions } from './edit.ts';

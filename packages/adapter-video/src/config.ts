@@ -1,0 +1,18 @@
+/** Configuration of a motion adapter: diffusers' MotionAdapter keys, and our own. */
+
+import { z } from 'zod';
+
+export const VideoConfig = z.object({
+  block_out_channels: z.array(z.int().positive()).default([320, 640, 1280, 1280]),
+  motion_layers_per_block: z.union([z.int(), z.array(z.int())]).default(2),
+  motion_transformer_layers_per_block: z.union([z.int(), z.array(z.int())]).default(1),
+  motion_num_attention_heads: z.union([z.int(), z.array(z.int())]).default(8),
+  motion_norm_num_groups: z.int().positive().default(32),
+  motion_max_seq_length: z.int().positive().default(32),
+  use_motion_mid_block: z.boolean().default(true),
+  motion_mid_block_layers_per_block: z.int().default(1),
+  motion_transformer_layers_per_mid_block: z.union([z.int(), z.array(z.int())]).default(1),
+  /** Ours: condition on the latent of the clip's first frame. */
+  first_frame: z.boolean().default(false),
+});
+export type VideoConfig = z.infer<typeof VideoConfig>;

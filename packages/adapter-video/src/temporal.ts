@@ -1,0 +1,85 @@
+/** The temporal transformer of AnimateDiff (arXiv 2307.04725), in diffusers' layout. */
+
+import {
+  attention,
+  feedForward,
+  layerNorm,
+  linear,
+  ones,
+  type Rows,
+  type Scope,
+  zeros,
+} from '@attune/core';
+import {
+  add,
+  AttuneError,
+  groupNorm,
+  reshape,
+  type Tensor,
+  transpose,
+  values,
+} from '@attune/engine';
+
+export interface TemporalOptions {
+  readonly heads: number;
+  readonly layers: number;
+  readonly groups: number;
+  /** Frames the position table reaches. */
+  readonly maxFrames: number;
+  readonly rows: Rows;
+}
+
+/**
+ * x [B·F, C, H, W] → what the module adds to it. Tokens are the frames of each pixel. The group norm
+ * takes its statistics over all frames of a clip, as diffusers does.
+ */
+export function temporalTransformer(
+  scope: Scope,
+  x: Tensor,
+  { heads, layers, groups, maxFrames, rows: { B, F } }: TemporalOptions,
+): Tensor {
+  const [, c, h, w] = x.shape;
+  if (F > maxFrames)
+    throw new AttuneError(
+      'TOO_MANY_FRAMES',
+      `${scope.path}: ${F} frames, but its position table has ${maxFrames}; use windows of at most ${maxFrames}.`,
+      { frames: F, maxFrames },
+    );
+  const clips = transpose(reshape(x, [B, F, c, h * w]), [0, 2, 1, 3]); // [B, C, F, H·W]
+  const norm = scope.at('norm');
+  const normal = norm.layer({
+    type: 'norm',
+    x: clips,
+    weight: norm.param('weight', [c], ones),
+    bias: norm.param('bias', [c], zeros),
+    apply: (weight, bias) => groupNorm(clips, groups, weight, bias!, 1e-6),
+  });
+  const tokens = reshape(transpose(normal, [0, 3, 2, 1]), [B * h * w, F, c]);
+  const inner = c;
+  let t = linear(scope.at('proj_in'), tokens, inner);
+  const positions = values(sinusoids(F, inner), [1, F, inner]);
+  for (let i = 0; i < layers; i++) {
+    const block = scope.at('transformer_blocks', i);
+    for (const n of [1, 2]) {
+      const seen = add(layerNorm(block.at(`norm${n}`), t), positions);
+      t = add(t, attention(block.at(`attn${n}`), seen, { heads }));
+    }
+    t = add(t, feedForward(block.at('ff'), layerNorm(block.at('norm3'), t)));
+  }
+  const out = linear(scope.at('proj_out'), t, c, { init: zeros });
+  return reshape(transpose(reshape(out, [B, h * w, F, c]), [0, 2, 3, 1]), x.shape);
+}
+
+/** Positions [F, C]: sine at even, cosine at odd channels, base 10⁴. */
+function sinusoids(frames: number, channels: number): Float32Array {
+  const table = new Float32Array(frames * channels);
+  for (let f = 0; f < frames; f++)
+    for (let i = 0; i < channels; i += 2) {
+      const angle = Math.fround(
+        f * Math.fround(Math.exp(i * Math.fround(-Math.log(10000) / channels))),
+      );
+      table[f * channels + i] = Math.sin(angle);
+      if (i + 1 < channels) table[f * channels + i + 1] = Math.cos(angle);
+    }
+  return table;
+}

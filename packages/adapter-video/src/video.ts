@@ -1,0 +1,107 @@
+/** The video adapter: temporal layers after every resnet (+ attention) of a frozen image UNet. */
+
+import {
+  type Adapter,
+  conv,
+  type Port,
+  type Scope,
+  type Site,
+  type Strength,
+  type Tap,
+  zeros,
+} from '@attune/core';
+import {
+  AttuneError,
+  concat,
+  reshape,
+  pad,
+  type Tensor,
+  values,
+  type Weights,
+} from '@attune/engine';
+
+import type { VideoConfig } from './config.ts';
+import { temporalTransformer } from './temporal.ts';
+
+export interface VideoOptions {
+  readonly name?: string;
+  readonly config: VideoConfig;
+  readonly weights?: Weights;
+  readonly strength?: Strength;
+  readonly train?: true | readonly string[];
+}
+
+const each = (value: number | readonly number[], level: number): number =>
+  typeof value === 'number' ? value : value[level];
+
+/** Motion modules on `hidden` sites; with `first_frame`, a widened input as a delta on `conv_in`. */
+export function video({ name = 'video', config, weights, strength, train }: VideoOptions): Adapter {
+  const firstFrame: Port = {
+    per: 'clip',
+    shape: ({ C = 4, H, W }) => [C, H, W],
+  };
+  return {
+    name,
+    ports: config.first_frame ? { first_frame: firstFrame } : {},
+    mixesFrames: true,
+    ...(weights ? { weights } : {}),
+    ...(strength === undefined ? {} : { strength }),
+    ...(train ? { train } : {}),
+    attach: (_, ports): Tap[] => {
+      const taps: Tap[] = [
+        {
+          at: 'hidden:unet.*_blocks.*.hidden.*',
+          delta: (value, site) => motion(value, site, config),
+        },
+      ];
+      if (config.use_motion_mid_block)
+        taps.push({
+          at: 'hidden:unet.mid_block.hidden.*',
+          delta: (value, site) => motion(value, site, config),
+        });
+      if (config.first_frame)
+        taps.push({
+          at: 'unet.conv_in',
+          delta: (value, site) => widened(site.root.at('conv_in'), value, ports.first_frame, site),
+        });
+      return taps;
+    },
+  };
+}
+
+/** `hidden.j` of a block belongs to its `motion_modules.j`. */
+function motion(value: Tensor, { address, root, call }: Site, config: VideoConfig): Tensor {
+  const [, block, ...rest] = address.split('.');
+  const mid = block === 'mid_block';
+  const levels = config.block_out_channels.length;
+  const level = mid
+    ? levels - 1
+    : block === 'up_blocks'
+      ? levels - 1 - Number(rest[0])
+      : Number(rest[0]);
+  const module = root.at(block, ...(mid ? [] : [rest[0]]), 'motion_modules', rest[rest.length - 1]);
+  return temporalTransformer(module, value, {
+    heads: each(config.motion_num_attention_heads, level),
+    layers: mid
+      ? each(config.motion_transformer_layers_per_mid_block, 0)
+      : each(config.motion_transformer_layers_per_block, level),
+    groups: config.motion_norm_num_groups,
+    maxFrames: config.motion_max_seq_length,
+    rows: call,
+  });
+}
+
+/** First-frame latent on frame 0 (zeros elsewhere) and a mask: the extra columns of an input convolution. */
+function widened(scope: Scope, value: Tensor, first: Tensor, { call: { B, F } }: Site): Tensor {
+  const [rows, c, h, w] = first.shape;
+  if (rows !== B)
+    throw new AttuneError(
+      'PORT_ROWS',
+      `${scope.path}: the first frame has ${rows} rows for ${B} clips.`,
+    );
+  const clip = pad(reshape(first, [B, 1, c, h, w]), 1, 0, F - 1);
+  const mask = new Float32Array(B * F * h * w);
+  for (let b = 0; b < B; b++) mask.fill(1, b * F * h * w, (b * F + 1) * h * w);
+  const extra = concat([reshape(clip, [B * F, c, h, w]), values(mask, [B * F, 1, h, w])], 1);
+  return conv(scope, extra, value.dim(1), { bias: false, init: zeros });
+}

@@ -1,0 +1,100 @@
+/** THE CONTRACT: an adapter is a name, typed ports, parameters and taps that return deltas. */
+
+import {
+  AttuneError,
+  type DType,
+  input,
+  type Shape,
+  type Tensor,
+  type Weights,
+} from '@attune/engine';
+
+import type { Dims } from '../models/net.ts';
+import type { Selector } from '../nn/address.ts';
+import type { Scope, Site } from '../nn/scope.ts';
+
+/** A conditioning input of an adapter, fed under the name `<adapter>.<port>`. */
+export interface Port {
+  /** Whether one value belongs to a clip (1, B or B·F rows) or to a frame (F or B·F rows). */
+  readonly per: 'clip' | 'frame';
+  /** Shape of one row, from the sizes of the call. */
+  shape(dims: Dims): Shape;
+  readonly dtype?: DType;
+  /** `step` for what changes at every sampling step. Default `clip`. */
+  readonly rate?: 'clip' | 'step';
+  /** The input of the net that stands in when the port is not fed; without it the port is required. */
+  readonly defaultTo?: string;
+}
+
+export type Ports = Readonly<Record<string, Port>>;
+
+/** The ports as tensors; reading one makes it an input of the program. */
+export type PortValues = Readonly<Record<string, Tensor>>;
+
+/** An act at the sites a selector matches. Core computes value + gate · delta, in array order. */
+export interface Tap {
+  readonly at: Selector;
+  /** The change to `value`, of the value's shape (or with more rows: B becomes B·F). */
+  delta(value: Tensor, site: Site): Tensor;
+}
+
+/** One number, or a number per address prefix (`{ default: 0.8, 'unet.up_blocks.1': 0.4 }`). */
+export type Strength = number | Readonly<Record<string, number>>;
+
+export interface Adapter {
+  /** Unique in its stack, without a dot, no net's name: the first part of its parameters' names. */
+  readonly name: string;
+  readonly ports: Ports;
+  /** Its parameters, named without the adapter's name. Absent: freshly initialised. */
+  readonly weights?: Weights;
+  /** Parameters are inputs of every program (low-rank matrices) even when they do not train. */
+  readonly live?: boolean;
+  /** What trains: everything, or the parameters whose names match (patterns over names). */
+  readonly train?: true | readonly string[];
+  readonly strength?: Strength;
+  /** True when a frame's result depends on the other frames of its clip. */
+  readonly mixesFrames?: boolean;
+  /** Called once per trace; traces nothing by itself. */
+  attach(scope: Scope, ports: PortValues): readonly Tap[];
+}
+
+/** The ports of one adapter as inputs of a program, made when they are read. */
+export function portValues(
+  { name, ports }: Adapter,
+  dims: Dims,
+  shapes: Readonly<Record<string, Shape>>,
+  fallback: Readonly<Record<string, Tensor>>,
+): PortValues {
+  const made = new Map<string, Tensor>();
+  const make = (port: string): Tensor => {
+    const spec = ports[port];
+    const full = `${name}.${port}`;
+    if (spec.defaultTo && !shapes[full]) {
+      const other = fallback[spec.defaultTo];
+      if (other) return other;
+    }
+    const rows = spec.per === 'clip' ? dims.B : dims.B * dims.F;
+    const shape = shapes[full] ?? [rows, ...spec.shape(dims)];
+    const allowed = spec.per === 'clip' ? [1, dims.B, dims.B * dims.F] : [dims.F, dims.B * dims.F];
+    if (!allowed.includes(shape[0]))
+      throw new AttuneError(
+        'PORT_ROWS',
+        `${full} is per ${spec.per}: it takes ${[...new Set(allowed)].join(' or ')} rows, not ${shape[0]}.`,
+        { port: full, rows: shape[0] },
+      );
+    return input(full, shape, {
+      rate: spec.rate ?? 'clip',
+      ...(spec.dtype ? { dtype: spec.dtype } : {}),
+    });
+  };
+  const values = {};
+  for (const port of Object.keys(ports))
+    Object.defineProperty(values, port, {
+      enumerable: true,
+      get: () => {
+        if (!made.has(port)) made.set(port, make(port));
+        return made.get(port);
+      },
+    });
+  return values;
+}

@@ -1,0 +1,273 @@
+/** Composition is an expression: compose(model, a, b) is a model again. */
+
+import {
+  AttuneError,
+  input,
+  nearest,
+  type NDArray,
+  Program,
+  type ProgramOptions,
+  Rng,
+  sameShape,
+  type Shape,
+  type Tensor,
+  toF32,
+  type Traced,
+  Weights,
+} from '@attune/engine';
+
+import type { Model } from '../models/model.ts';
+import type { Dims } from '../models/net.ts';
+import { matcher, pattern } from '../nn/address.ts';
+import { type BoundTap, makeCall, type ParamInfo, Scope, Trace } from '../nn/scope.ts';
+import { type Adapter, portValues } from './adapter.ts';
+import { gateFeeds, gates, isOff } from './strength.ts';
+
+/** Stacks adapters on a model, in order. `compose(compose(m, a), b)` equals `compose(m, a, b)`. */
+export function compose(model: Model, ...added: readonly Adapter[]): Model {
+  const taken = new Set([...Object.keys(model.nets), ...model.adapters.map(({ name }) => name)]);
+  for (const adapter of added) {
+    const { name } = adapter;
+    if (!/^[A-Za-z_][\w-]*$/.test(name))
+      throw new AttuneError(
+        'ADAPTER_NAME',
+        `"${name}" is no adapter name: use letters, digits, _ and - (a dot separates the parts of an address).`,
+        { name },
+      );
+    if (taken.has(name))
+      throw new AttuneError(
+        'ADAPTER_NAME',
+        name in model.nets
+          ? `An adapter cannot be named ${name}: that is a net of the model.`
+          : `Two adapters are named ${name}: give one of them another name.`,
+        { name },
+      );
+    if (adapter.train && isOff(adapter))
+      throw new AttuneError(
+        'TRAIN_AT_ZERO',
+        `The adapter ${name} is to train but its strength is 0 everywhere: no gradient would reach it.`,
+        { name },
+      );
+    taken.add(name);
+  }
+  const weights = added.flatMap(({ name, weights: own }) =>
+    own ? [own.prefixed(`${name}.`)] : [],
+  );
+  return {
+    ...model,
+    weights: Weights.overlay(model.weights, ...weights),
+    adapters: [...model.adapters, ...added.filter((adapter) => !isOff(adapter))],
+  };
+}
+
+/** What to trace and with which sizes. */
+export interface TraceRequest {
+  readonly net: string;
+  readonly dims: Dims;
+  /** Shapes of inputs and ports that differ from their defaults; naming a port feeds it. */
+  readonly shapes?: Readonly<Record<string, Shape>>;
+  /** Sites to read beside the net's outputs, as `kind:address`. */
+  readonly read?: readonly string[];
+}
+
+export interface ModelTrace {
+  readonly traced: Traced;
+  readonly trace: Trace;
+}
+
+/** Runs nets of a model inside one graph. Inputs not given become inputs of the program. */
+export type NetRunner = (
+  net: string,
+  inputs?: Readonly<Record<string, Tensor>>,
+  dims?: Dims,
+) => Readonly<Record<string, Tensor>>;
+
+/** Traces what `build` makes of a model's nets, under all its adapters, as one graph. */
+export function traceModel(
+  model: Model,
+  { dims, shapes = {} }: Pick<TraceRequest, 'dims' | 'shapes'>,
+  build: (run: NetRunner) => Readonly<Record<string, Tensor>>,
+): ModelTrace {
+  const taps: BoundTap[] = [];
+  const trace = new Trace({ taps, live: liveness(model) });
+  const gated = model.adapters.map((adapter) => ({ adapter, gate: gates(adapter) }));
+  const run: NetRunner = (name, given = {}, sizes = dims) => {
+    const net = model.nets[name];
+    if (!net)
+      throw new AttuneError(
+        'NO_NET',
+        `The model has no net "${name}"; it has ${Object.keys(model.nets).join(', ')}.`,
+        { name },
+      );
+    const inputs: Record<string, Tensor> = {};
+    for (const [key, { shape, dtype, rate }] of Object.entries(net.signature(sizes)))
+      inputs[key] =
+        given[key] ??
+        input(key, shapes[key] ?? shape, {
+          ...(dtype ? { dtype } : {}),
+          ...(rate ? { rate } : {}),
+        });
+    const call = makeCall({ B: sizes.B, F: sizes.F }, inputs);
+    taps.length = 0;
+    for (const { adapter, gate } of gated) {
+      const ports = portValues(adapter, sizes, shapes, inputs);
+      for (const tap of adapter.attach(new Scope(trace, adapter.name, call), ports))
+        taps.push({
+          adapter: adapter.name,
+          at: matcher(tap.at),
+          delta: (value, site) => tap.delta(value, site),
+          gate,
+        });
+    }
+    return net.trace(new Scope(trace, '', call), call);
+  };
+  const outputs = build(run);
+  return { traced: { outputs, marks: trace.marks }, trace };
+}
+
+/** Traces one net of a model. */
+export function traceNet(model: Model, { net, dims, shapes, read }: TraceRequest): ModelTrace {
+  const { traced, trace } = traceModel(model, { dims, ...(shapes ? { shapes } : {}) }, (run) =>
+    run(net),
+  );
+  const outputs: Record<string, Tensor> = { ...traced.outputs };
+  for (const site of read ?? []) {
+    const value = trace.sites.get(site);
+    if (!value)
+      throw new AttuneError(
+        'NO_SITE',
+        `The net ${net} has no site ${site}; nearest: ${nearest(site, trace.sites.keys()).join(', ')}.`,
+        { site },
+      );
+    outputs[site] = value;
+  }
+  return { traced: { ...traced, outputs }, trace };
+}
+
+/** Whether a parameter is fed at every run: what trains, and adapters that say so. */
+function liveness(model: Model): (name: string) => boolean {
+  const trainable = trainability(model);
+  const live = new Set(model.adapters.filter((a) => a.live).map((a) => a.name));
+  return (name) => live.has(name.slice(0, name.indexOf('.'))) || trainable(name);
+}
+
+/** Whether a parameter trains. */
+export function trainability(model: Model): (name: string) => boolean {
+  const base = (model.train ?? []).map(pattern);
+  const own = new Map(
+    model.adapters.flatMap(({ name, train }) =>
+      train ? [[name, train === true ? true : train.map(pattern)] as const] : [],
+    ),
+  );
+  return (name) => {
+    const dot = name.indexOf('.');
+    const rule = own.get(name.slice(0, dot));
+    if (rule !== undefined) return rule === true || rule.some((p) => p.test(name.slice(dot + 1)));
+    return base.some((p) => p.test(name));
+  };
+}
+
+/** Compiles one net of a model. */
+export function compile(
+  model: Model,
+  request: TraceRequest,
+  options: Omit<ProgramOptions, 'weights'>,
+): Program {
+  const { traced } = traceNet(model, request);
+  return new Program(traced, { ...options, weights: model.weights });
+}
+
+/** Feeds of a program beside its conditioning: strengths and live parameters. */
+export function standingFeeds(model: Model, program: Program): Record<string, NDArray> {
+  const feeds: Record<string, NDArray> = {};
+  for (const adapter of model.adapters)
+    for (const [name, value] of gateFeeds(adapter))
+      if (program.inputs.has(name)) feeds[name] = value;
+  for (const [name, t] of program.inputs)
+    if (t.op.name === 'param') feeds[name] = toF32(model.weights.entry(name).load());
+  return feeds;
+}
+
+/** Names of the live parameters of a program that train. */
+export function trainableInputs(model: Model, program: Program): string[] {
+  const trains = trainability(model);
+  return [...program.inputs]
+    .filter(([name, t]) => t.op.name === 'param' && trains(name))
+    .map(([name]) => name);
+}
+
+/** Every parameter and site of a model, by tracing all its nets without running them. */
+export interface Inventory {
+  readonly params: ReadonlyMap<string, ParamInfo>;
+  /** `kind:address` of every site, over all nets. */
+  readonly sites: ReadonlySet<string>;
+}
+
+export function inventory(model: Model, dims: Dims): Inventory {
+  const params = new Map<string, ParamInfo>();
+  const sites = new Set<string>();
+  const idle = new Map<string, Set<string>>();
+  for (const net of Object.keys(model.nets)) {
+    const { trace } = traceNet(model, { net, dims });
+    for (const [name, info] of trace.params) params.set(name, info);
+    for (const site of trace.sites.keys()) sites.add(site);
+    for (const tap of trace.taps) {
+      const waiting = idle.get(tap.adapter) ?? new Set();
+      idle.set(tap.adapter, waiting);
+      if (trace.acted.has(tap)) waiting.add('');
+      else waiting.add(tap.at.text);
+    }
+  }
+  for (const [adapter, waiting] of idle)
+    if (!waiting.has(''))
+      throw new AttuneError(
+        'NO_TARGET',
+        `The adapter ${adapter} acts nowhere: ${[...waiting].join(', ')} matches no site; nearest: ${nearest(
+          [...waiting][0],
+          [...sites].map((site) => site.replace(/^layer:/, '')),
+        ).join(', ')}.`,
+        { adapter },
+      );
+  return { params, sites };
+}
+
+/**
+ * Gives every parameter a value: those the weights lack are initialised, each from a stream of its
+ * own name. An adapter that came with weights must bring all of its parameters and no others.
+ */
+export function materialize(
+  model: Model,
+  { dims, seed = 0 }: { dims: Dims; seed?: number },
+): Model {
+  const { params } = inventory(model, dims);
+  const loaded = new Map(model.adapters.map(({ name, weights }) => [name, weights !== undefined]));
+  const rng = Rng.of(seed);
+  const fresh: Record<string, NDArray> = {};
+  for (const { name, shape, init } of params.values()) {
+    if (model.weights.has(name)) {
+      const entry = model.weights.entry(name);
+      if (!sameShape(entry.shape, shape))
+        throw new AttuneError(
+          'WEIGHT_SHAPE',
+          `The weight ${name} is [${entry.shape}]; the model wants [${shape}].`,
+          { name },
+        );
+      continue;
+    }
+    if (loaded.get(name.slice(0, name.indexOf('.'))))
+      throw new AttuneError('MISSING_WEIGHT', `The weights of an adapter lack ${name}.`, { name });
+    fresh[name] = init(rng.fork(name), shape);
+  }
+  const unmatched = model.adapters.flatMap(({ name, weights }) =>
+    [...(weights?.names() ?? [])]
+      .filter((own) => !params.has(`${name}.${own}`))
+      .map((own) => `${name}.${own}`),
+  );
+  if (unmatched.length)
+    throw new AttuneError(
+      'UNMATCHED_WEIGHTS',
+      `${unmatched.length} weights are asked for by no layer, first ${unmatched[0]}; nearest: ${nearest(unmatched[0], params.keys(), 1).join()}.`,
+      { unmatched },
+    );
+  return { ...model, weights: Weights.overlay(model.weights, Weights.fromArrays(fresh)) };
+}

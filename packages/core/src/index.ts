@@ -1,0 +1,53 @@
+export {
+  type Adapter,
+  type Port,
+  type Ports,
+  type PortValues,
+  type Strength,
+  type Tap,
+} from './adapters/adapter.ts';
+export {
+  compile,
+  compose,
+  inventory,
+  type Inventory,
+  materialize,
+  standingFeeds,
+  traceNet,
+  type TraceRequest,
+  trainability,
+  trainableInputs,
+} from './adapters/compose.ts';
+export { TinyVaeConfig, UNetConfig } from './models/config.ts';
+export type { Model } from './models/model.ts';
+export type { Dims, InputType, Net } from './models/net.ts';
+export { tinyDecoder, tinyEncoder } from './models/tiny-vae.ts';
+export { type Encoded, encoder, type EncoderInputs, unet } from './models/unet.ts';
+export { matcher, pattern, type Selector, type SiteKind } from './nn/address.ts';
+export { attend, attention } from './nn/attention.ts';
+export { feedForward } from './nn/blocks.ts';
+export { type Init, normal, ones, uniform, zeros } from './nn/init.ts';
+export { conv, embedding, groupNorm, layerNorm, linear, toImage, toTokens } from './nn/layers.ts';
+export { addRows, lift, type Rows } from './nn/rows.ts';
+export {
+  type AttentionSite,
+  type Call,
+  type LayerSite,
+  makeCall,
+  type ParamInfo,
+  Scope,
+  type Site,
+  Trace,
+} from './nn/scope.ts';
+export {
+  type AdapterFile,
+  type AdapterKind,
+  adapterKind,
+  dataKind,
+  type DataKind,
+  definePlugin,
+  type Detection,
+  objectiveKind,
+  type Plugin,
+} from './plugins/plugin.ts';
+export { readJson, readPart, readWeights } from './models/folder.ts';

@@ -1,0 +1,84 @@
+/** Reads model folders in diffusers' layout: configs and weights of their parts. */
+
+import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { AttuneError, Weights } from '@attune/engine';
+import { z } from 'zod';
+
+/** One part of a model folder: `unet`, `vae`, `text_encoder`, … */
+export interface Part {
+  readonly folder: string;
+  /** The library's class name, as its config says. */
+  readonly className: string | undefined;
+  readonly config: unknown;
+  readonly weights: Weights;
+}
+
+/** A parsed JSON file. Accepts the bare Infinity and NaN that some schedulers write. */
+export function readJson(file: string): unknown {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new AttuneError('MISSING_FILE', `${file} cannot be read: ${reason}.`, { file });
+  }
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    const plain = text.replaceAll(/([:[,]\s*)(-?Infinity|NaN)(?=\s*[,\]}])/g, '$1null');
+    try {
+      return JSON.parse(plain);
+    } catch {
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new AttuneError('BAD_JSON', `${file} is no JSON: ${reason}.`, { file });
+    }
+  }
+}
+
+/** Checks a config against its schema; the error names the file and the key. */
+export function parseConfig<T>(schema: z.ZodType<T>, config: unknown, where: string): T {
+  const parsed = schema.safeParse(config);
+  if (parsed.success) return parsed.data;
+  throw new AttuneError('BAD_CONFIG', `${where}: ${z.prettifyError(parsed.error)}`, { where });
+}
+
+const ClassName = z.looseObject({
+  _class_name: z.string().optional(),
+  architectures: z.array(z.string()).optional(),
+});
+
+/** A folder that holds a config.json and weights. */
+export function readPart(folder: string): Part {
+  const config = readJson(join(folder, 'config.json'));
+  const named = ClassName.safeParse(config);
+  return {
+    folder,
+    config,
+    className: named.success
+      ? (named.data._class_name ?? named.data.architectures?.[0])
+      : undefined,
+    weights: readWeights(folder),
+  };
+}
+
+/** The weights of a folder: one safetensors file or a sharded index, plain before fp16. */
+export function readWeights(folder: string): Weights {
+  const names = existsSync(folder) && statSync(folder).isDirectory() ? readdirSync(folder) : [];
+  for (const stem of ['diffusion_pytorch_model', 'model', 'adapter_model'])
+    for (const variant of ['', '.fp16', '.non_ema']) {
+      const file = `${stem}${variant}.safetensors`;
+      if (names.includes(file)) return Weights.fromFile(join(folder, file));
+      const index = [`${stem}.safetensors.index${variant}.json`, `${file}.index.json`].find((n) =>
+        names.includes(n),
+      );
+      if (index) return Weights.fromFolderIndex(join(folder, index));
+    }
+  const pickled = names.find((name) => /\.(bin|ckpt|pth?)$/.test(name));
+  throw new AttuneError(
+    'NO_WEIGHTS',
+    `${folder} holds no .safetensors weights${pickled ? ` (only ${pickled}; convert it to safetensors)` : ''}.`,
+    { folder },
+  );
+}

@@ -1,0 +1,25 @@
+/** A net: a traced function from named inputs to named outputs. */
+
+import type { DType, Shape, Tensor } from '@attune/engine';
+
+import type { Call, Scope } from '../nn/scope.ts';
+
+/** Sizes of a call: clips B, frames F, height H and width W, tokens L, rows of `timestep`, … */
+export type Dims = Readonly<Record<string, number>>;
+
+export interface InputType {
+  readonly shape: Shape;
+  /** Default `f32`. */
+  readonly dtype?: DType;
+  /** `clip`: constant over the sampling steps of a clip. Default `step`. */
+  readonly rate?: 'clip' | 'step';
+}
+
+export interface Net {
+  /** The first part of its parameters' names. */
+  readonly name: string;
+  /** What a call of these sizes is fed. */
+  signature(dims: Dims): Readonly<Record<string, InputType>>;
+  /** The net's named outputs. `scope` is the root scope: the net adds its own name. */
+  trace(scope: Scope, call: Call): Readonly<Record<string, Tensor>>;
+}

@@ -1,0 +1,85 @@
+/** definePlugin: what a plugin's code exports. */
+
+import type { Weights } from '@attune/engine';
+import type { z } from 'zod';
+
+import type { Adapter, Strength } from '../adapters/adapter.ts';
+import type { Model } from '../models/model.ts';
+import type { DataSource } from '../train/data.ts';
+import type { Objective } from '../train/objective.ts';
+
+/** What every adapter of a stack is created with, whatever its kind. */
+export interface AdapterRequest {
+  readonly name: string;
+  /** The file or folder named by `from`, if any, as tensors and metadata. */
+  readonly file?: AdapterFile;
+  readonly strength?: Strength;
+  readonly train?: true | readonly string[];
+  /** The model it will act on: its addresses and widths. */
+  readonly model: Model;
+}
+
+/** A checkpoint as it lies on disk: nothing renamed. */
+export interface AdapterFile {
+  readonly path: string;
+  readonly weights: Weights;
+  /** The header's metadata. */
+  readonly metadata: Readonly<Record<string, string>>;
+  /** A config file beside the weights (config.json, adapter_config.json), parsed. */
+  readonly config?: unknown;
+}
+
+/** What a format looks like to its kind. */
+export interface Detection {
+  /** `diffusers`, `kohya`, `peft`, … */
+  readonly dialect: string;
+  /** Why: the keys or shapes that gave it away. */
+  readonly evidence: string;
+}
+
+/** A kind of adapter. */
+export interface AdapterKind<O = unknown> {
+  /** Options of a stack entry beside the common keys. */
+  readonly options: z.ZodType<O>;
+  /** Whether a file is of this kind, from its names and shapes alone. */
+  detect?(file: AdapterFile): Detection | undefined;
+  create(request: AdapterRequest, options: O): Adapter;
+}
+
+/** A source of training data. */
+export interface DataKind<O = unknown> {
+  readonly options: z.ZodType<O>;
+  create(options: O): DataSource | Promise<DataSource>;
+}
+
+/** A training objective. */
+export interface ObjectiveKind<O = unknown> {
+  readonly options: z.ZodType<O>;
+  create(options: O): Objective;
+}
+
+/** A bundled model, by name. */
+export interface BackboneKind {
+  /** Folder in diffusers layout. */
+  folder(): string;
+}
+
+export interface PluginContributions {
+  readonly adapters?: Readonly<Record<string, AdapterKind>>;
+  readonly data?: Readonly<Record<string, DataKind>>;
+  readonly objectives?: Readonly<Record<string, ObjectiveKind>>;
+  readonly backbones?: Readonly<Record<string, BackboneKind>>;
+}
+
+export interface Plugin {
+  readonly api: number;
+  readonly contributes: PluginContributions;
+}
+
+/** Gives a plugin its type. */
+export const definePlugin = (plugin: Plugin): Plugin => plugin;
+
+/** Ties a kind's options to its `create`, then forgets their type. */
+export const adapterKind = <O>(kind: AdapterKind<O>): AdapterKind => kind as AdapterKind;
+export const dataKind = <O>(kind: DataKind<O>): DataKind => kind as DataKind;
+export const objectiveKind = <O>(kind: ObjectiveKind<O>): ObjectiveKind => kind as ObjectiveKind;

@@ -1,0 +1,77 @@
+/** The stack file: a backbone, its schedule, and the adapters stacked on it, in order. */
+
+import { AttuneError, nearest } from '@attune/engine';
+import { parseDocument } from 'yaml';
+import { z } from 'zod';
+
+const Strength = z.union([z.number(), z.record(z.string(), z.number())]);
+const Train = z.union([z.literal(true), z.array(z.string())]);
+
+/** One adapter of a stack. Keys beside these are options of its kind. */
+export const StackEntry = z.looseObject({
+  /** Unique in the stack; default: `use`. */
+  name: z.string().optional(),
+  /** A built-in id (`lora`) or `scope/name`. */
+  use: z.string(),
+  /** A file or folder, relative to the stack file. */
+  from: z.string().optional(),
+  strength: Strength.optional(),
+  train: Train.optional(),
+});
+export type StackEntry = z.infer<typeof StackEntry>;
+
+export const StackFile = z.strictObject({
+  /** A folder in diffusers layout, relative to the stack file, or a bundled model's id. */
+  backbone: z.string(),
+  /** `default` is the backbone's own; else a scheduler config to use instead. */
+  schedule: z.union([z.literal('default'), z.looseObject({})]).default('default'),
+  adapters: z.array(StackEntry).default([]),
+  /** Paths of plugins that are not installed. */
+  plugins: z.array(z.string()).default([]),
+  /** Which of the backbone's own parameters train (patterns over names). */
+  train: z.array(z.string()).optional(),
+});
+export type StackFile = z.infer<typeof StackFile>;
+
+/** Parses YAML against a schema. Errors name the file, the place and, for an unknown key, the nearest one. */
+export function parseYaml<T>(schema: z.ZodType<T>, text: string, where: string): T {
+  const document = parseDocument(text, { prettyErrors: true });
+  const [broken] = document.errors;
+  if (broken) throw new AttuneError('BAD_YAML', `${where}: ${broken.message}`, { where });
+  return checkFile(schema, document.toJS(), where);
+}
+
+/** Checks a parsed file against its schema. */
+export function checkFile<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const lines = parsed.error.issues.map((issue) => {
+    const at = issue.path.join('.') || 'the top level';
+    if (issue.code !== 'unrecognized_keys') return `${at}: ${issue.message}`;
+    const known = keysOf(schema, issue.path);
+    return issue.keys
+      .map((key) => {
+        const [near] = nearest(key, known, 1);
+        return `${at}: unknown key "${key}"${near ? `; did you mean "${near}"?` : ''}`;
+      })
+      .join('; ');
+  });
+  throw new AttuneError('BAD_CONFIG', `${where}: ${lines.join('; ')}.`, { where });
+}
+
+/** The keys a schema knows at a path, as far as it is made of objects. */
+function keysOf(schema: z.ZodType, path: readonly PropertyKey[]): string[] {
+  let at: unknown = schema;
+  for (const part of path) {
+    at = unwrap(at);
+    const shape = (at as { shape?: Record<string, unknown> }).shape;
+    at = shape ? shape[String(part)] : (at as { element?: unknown }).element;
+    if (!at) return [];
+  }
+  return Object.keys((unwrap(at) as { shape?: object }).shape ?? {});
+}
+
+function unwrap(schema: unknown): unknown {
+  const inner = (schema as { def?: { innerType?: unknown } }).def?.innerType;
+  return inner ? unwrap(inner) : schema;
+}

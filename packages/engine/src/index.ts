@@ -1,0 +1,121 @@
+export { grad } from './autodiff.ts';
+export { AttuneError, badArgument, badFile, nearest, shapeMismatch } from './errors.ts';
+export {
+  constant,
+  input,
+  isFrozen,
+  isInput,
+  isLeaf,
+  isParam,
+  literal,
+  param,
+  type Rate,
+  scalar,
+} from './graph/leaf.ts';
+export { defineOp, type Emitter, type OpRule, type Value } from './graph/op.ts';
+export { flops, plan, type PlanOptions, type Segment, type Traced } from './graph/plan.ts';
+export { show } from './graph/print.ts';
+export { broadcast, sameShape, type Shape } from './graph/shape.ts';
+export { ancestors, Tensor, tracePosition } from './graph/tensor.ts';
+export { emit, type Emitted, type EmitRequest } from './onnx/emit.ts';
+export { type ConvAttrs, conv2d } from './ops/conv.ts';
+export {
+  abs,
+  add,
+  clamp,
+  cos,
+  div,
+  equal,
+  erf,
+  exp,
+  floor,
+  gelu,
+  greater,
+  leakyRelu,
+  less,
+  log,
+  maximum,
+  minimum,
+  mul,
+  neg,
+  type Operand,
+  quickGelu,
+  reciprocal,
+  relu,
+  sigmoid,
+  sign,
+  silu,
+  sin,
+  softplus,
+  sqrt,
+  square,
+  sub,
+  tanh,
+  where,
+} from './ops/elementwise.ts';
+export { accumulate, gemm, linear, matmul } from './ops/matmul.ts';
+export {
+  attention,
+  groupNorm,
+  layerNorm,
+  logSoftmax,
+  logSumExp,
+  mean,
+  normalize,
+  softmax,
+} from './ops/normalize.ts';
+export {
+  argmax,
+  cast,
+  concat,
+  expand,
+  flipKernel,
+  gather,
+  pad,
+  reshape,
+  scatterAdd,
+  slice,
+  split,
+  sum,
+  sumTo,
+  swap,
+  transpose,
+  upsample,
+  values,
+} from './ops/structural.ts';
+export {
+  bytesOf,
+  type DType,
+  f32,
+  type F32Array,
+  fromBytes,
+  i64,
+  itemSize,
+  type NDArray,
+  sizeOf,
+  toF32,
+  toHalf,
+  type TypedArray,
+  zeros,
+} from './runtime/array.ts';
+export {
+  type Clip,
+  type Cotangents,
+  type Feeds,
+  Program,
+  type ProgramOptions,
+  type Remat,
+  type Sweep,
+  type Tape,
+} from './runtime/program.ts';
+export { Rng } from './runtime/rng.ts';
+export {
+  type Device,
+  OrtRuntime,
+  type Profile,
+  type Runtime,
+  type RuntimeOptions,
+  type Session,
+} from './runtime/session.ts';
+export { type WeightEntry, Weights } from './weights/store.ts';
+export { openSafetensors, type SafetensorsFile, writeSafetensors } from './weights/safetensors.ts';

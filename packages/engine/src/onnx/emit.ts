@@ -1,0 +1,170 @@
+/** A graph as the bytes of an ONNX model. Deterministic: equal graphs give equal bytes. */
+
+import { parse, sep } from 'node:path';
+
+import { AttuneError } from '../errors.ts';
+import { isFrozen, isInput, isParam } from '../graph/leaf.ts';
+import type { Emitter, OnnxAttrs, Value } from '../graph/op.ts';
+import { sameShape } from '../graph/shape.ts';
+import { ancestors, type Tensor } from '../graph/tensor.ts';
+import { onnxType } from '../ops/structural.ts';
+import { bytesOf, type DType, type NDArray } from '../runtime/array.ts';
+import type { WeightEntry } from '../weights/store.ts';
+import { modelProto, nodeProto, tensorProto, valueInfo } from './proto.ts';
+
+export interface EmitRequest {
+  /** The values to compute. */
+  readonly outputs: readonly Tensor[];
+  /** Tensors that are fed rather than computed, with their input names. */
+  readonly boundary: ReadonlyMap<Tensor, string>;
+  /** The bytes of a frozen parameter. */
+  weight(name: string): WeightEntry;
+}
+
+export interface Emitted {
+  readonly model: Uint8Array;
+  /** What the model must be fed, by name: leaves and boundary values. */
+  readonly inputs: ReadonlyMap<string, Tensor>;
+  /** The name of each requested output, in order. */
+  readonly outputs: readonly string[];
+}
+
+export function emit(request: EmitRequest): Emitted {
+  const graph = new GraphEmitter(request);
+  const values = new Map<Tensor, Value>();
+  for (const t of ancestors(request.outputs, request.boundary))
+    values.set(t, graph.visit(t, values));
+  const outputs = request.outputs.map((t) => graph.output(t, values.get(t)!));
+  return { model: graph.finish(), inputs: graph.inputs, outputs };
+}
+
+class GraphEmitter implements Emitter {
+  readonly inputs = new Map<string, Tensor>();
+  readonly #request: EmitRequest;
+  readonly #nodes: Uint8Array[] = [];
+  readonly #initializers: Uint8Array[] = [];
+  readonly #outputs = new Map<Value, Uint8Array>();
+  readonly #written = new Map<string, Value[]>();
+  readonly #constants = new Map<string, Value>();
+  readonly #extras = new Map<Tensor, readonly Value[]>();
+  readonly #wanted = new Set<string>();
+  readonly #computed = new Set<Value>();
+
+  constructor(request: EmitRequest) {
+    this.#request = request;
+    for (const t of ancestors(request.outputs, request.boundary))
+      if (t.op.name === 'pick' && !request.boundary.has(t))
+        this.#wanted.add(`${t.inputs[0].id}/${indexOf(t)}`);
+  }
+
+  visit(t: Tensor, values: ReadonlyMap<Tensor, Value>): Value {
+    const fed = this.#request.boundary.get(t);
+    if (fed !== undefined) return this.#input(fed, t);
+    if (isInput(t)) return this.#input(t.attrs.name, t);
+    if (isFrozen(t)) return this.#weight(t);
+    if (isParam(t)) return this.#input(t.attrs.name, t);
+    if (t.op.name === 'pick') return this.#extras.get(t.inputs[0])![indexOf(t) - 1];
+    const inputs = t.inputs.map((x) => values.get(x)!);
+    return t.op.onnx(this, inputs, t);
+  }
+
+  /** Names a result; anything that is not a node's own output passes through an Identity. */
+  output(t: Tensor, value: Value): Value {
+    const name = this.#computed.has(value) ? value : this.node('Identity', [value]);
+    this.#outputs.set(name, valueInfo(name, onnxType[t.dtype], t.shape));
+    return name;
+  }
+
+  finish(): Uint8Array {
+    return modelProto({
+      nodes: this.#nodes,
+      initializers: this.#initializers,
+      inputs: [...this.inputs].map(([name, t]) => valueInfo(name, onnxType[t.dtype], t.shape)),
+      outputs: [...this.#outputs.values()],
+    });
+  }
+
+  #input(name: string, t: Tensor): Value {
+    const seen = this.inputs.get(name);
+    if (seen && seen !== t && !(sameShape(seen.shape, t.shape) && seen.dtype === t.dtype))
+      throw new AttuneError(
+        'NAME_CLASH',
+        `Two inputs are named ${name}: [${seen.shape}] and [${t.shape}].`,
+        { name },
+      );
+    this.inputs.set(name, t);
+    return name;
+  }
+
+  #weight(t: Tensor): Value {
+    const { name } = t.attrs as { name: string };
+    const known = this.#constants.get(`weight ${name}`);
+    if (known) return known;
+    const { dtype, shape, source, load } = this.#request.weight(name);
+    if (!sameShape(shape, t.shape))
+      throw new AttuneError(
+        'WEIGHT_SHAPE',
+        `The weight ${name} is [${shape}]; the model wants [${t.shape}].`,
+        { name, shape, want: t.shape },
+      );
+    const payload = source
+      ? { location: relative(source.file), offset: source.offset, length: source.length }
+      : bytesOf(load());
+    this.#initializers.push(tensorProto(name, onnxType[dtype], shape, payload));
+    const value = dtype === 'f32' ? name : this.node('Cast', [name], { to: onnxType.f32 });
+    this.#constants.set(`weight ${name}`, value);
+    return value;
+  }
+
+  node(type: string, inputs: readonly Value[], attrs: OnnxAttrs = {}): Value {
+    return this.nodes(type, inputs, attrs, 1)[0];
+  }
+
+  nodes(type: string, inputs: readonly Value[], attrs: OnnxAttrs, count: number): Value[] {
+    const key = `${type}|${inputs.join()}|${JSON.stringify(attrs)}|${count}`;
+    const known = this.#written.get(key);
+    if (known) return known;
+    const outputs = Array.from({ length: count }, (_, i) =>
+      i === 0 ? `v${this.#nodes.length}` : `v${this.#nodes.length}.${i}`,
+    );
+    this.#nodes.push(nodeProto(type, inputs, outputs, attrs));
+    this.#written.set(key, outputs);
+    for (const value of outputs) this.#computed.add(value);
+    return outputs;
+  }
+
+  constant(array: NDArray): Value {
+    const bytes = bytesOf(array);
+    const key = `${array.dtype}[${array.shape}]${Buffer.from(bytes).toString('latin1')}`;
+    const known = this.#constants.get(key);
+    if (known) return known;
+    const name = `c${this.#constants.size}`;
+    this.#initializers.push(tensorProto(name, onnxType[array.dtype], array.shape, bytes));
+    this.#constants.set(key, name);
+    return name;
+  }
+
+  scalar(value: number): Value {
+    return this.constant({ dtype: 'f32', shape: [], data: Float32Array.of(value) });
+  }
+
+  ints(values: readonly number[]): Value {
+    const data = BigInt64Array.from(values, (value) => BigInt(value));
+    return this.constant({ dtype: 'i64' as DType, shape: [values.length], data });
+  }
+
+  wants(node: Tensor, index: number): boolean {
+    return this.#wanted.has(`${node.id}/${index}`);
+  }
+
+  extras(node: Tensor, values: readonly Value[]): void {
+    this.#extras.set(node, values);
+  }
+}
+
+const indexOf = (t: Tensor): number => (t.attrs as { index: number }).index;
+
+/** External data is addressed from the root of the file system (or drive). */
+function relative(file: string): string {
+  return file.slice(parse(file).root.length).split(sep).join('/');
+}

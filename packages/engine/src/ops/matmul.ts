@@ -1,0 +1,89 @@
+/** Products of matrices, and the way a low-rank delta is added to one. */
+
+import { shapeMismatch } from '../errors.ts';
+import { defineOp } from '../graph/op.ts';
+import { broadcast } from '../graph/shape.ts';
+import type { Tensor } from '../graph/tensor.ts';
+import { add, mul } from './elementwise.ts';
+import { reshape, sumTo, swap } from './structural.ts';
+
+const matmulOp = defineOp('matmul', {
+  shape: ([a, b]) => {
+    if (a.rank < 2 || b.rank < 2 || a.dim(-1) !== b.dim(-2))
+      throw shapeMismatch('matmul', a.shape, b.shape, 'do not multiply');
+    return [
+      ...broadcast('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2)),
+      a.dim(-2),
+      b.dim(-1),
+    ];
+  },
+  onnx: (emit, inputs) => emit.node('MatMul', inputs),
+  vjp: (dy, [a, b]) => [sumTo(matmul(dy, swap(b)), a.shape), sumTo(matmul(swap(a), dy), b.shape)],
+});
+
+/** [… m, k] × [… k, n] → [… m, n]; leading axes broadcast. */
+export const matmul = (a: Tensor, b: Tensor): Tensor => matmulOp([a, b], null);
+
+interface GemmAttrs {
+  readonly transA: boolean;
+  readonly transB: boolean;
+}
+
+const gemmOp = defineOp<GemmAttrs>('gemm', {
+  shape: ([a, b, c], { transA, transB }) => {
+    const [m, k] = transA ? [a.dim(1), a.dim(0)] : [a.dim(0), a.dim(1)];
+    const [inner, n] = transB ? [b.dim(1), b.dim(0)] : [b.dim(0), b.dim(1)];
+    if (a.rank !== 2 || b.rank !== 2 || k !== inner)
+      throw shapeMismatch(
+        'gemm',
+        a.shape,
+        b.shape,
+        `do not multiply (transA ${transA}, transB ${transB})`,
+      );
+    if (c && broadcast('gemm', c.shape, [m, n]).join() !== `${m},${n}`)
+      throw shapeMismatch('gemm', [m, n], c.shape, 'do not add');
+    return [m, n];
+  },
+  onnx: (emit, inputs, { attrs: { transA, transB } }) =>
+    emit.node('Gemm', inputs, { transA: Number(transA), transB: Number(transB) }),
+  vjp: (dy, [a, b, c], { attrs: { transA, transB } }) => [
+    transA ? gemm(b, dy, { transA: transB, transB: true }) : gemm(dy, b, { transB: !transB }),
+    transB ? gemm(dy, a, { transA: true, transB: transA }) : gemm(a, dy, { transA: !transA }),
+    ...(c ? [sumTo(dy, c.shape)] : []),
+  ],
+});
+
+/** A′ · B′ + c for matrices, A′ and B′ transposed where asked; `c` broadcasts to the result. */
+export const gemm = (
+  a: Tensor,
+  b: Tensor,
+  { transA = false, transB = false, c }: { transA?: boolean; transB?: boolean; c?: Tensor } = {},
+): Tensor => gemmOp(c ? [a, b, c] : [a, b], { transA, transB });
+
+/** x [… in] · Wᵀ + b, with W [out, in] as PyTorch stores it. */
+export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+  const flat = reshape(x, [-1, x.dim(-1)]);
+  const y = gemm(flat, weight, bias ? { transB: true, c: bias } : { transB: true });
+  return reshape(y, [...x.shape.slice(0, -1), weight.dim(0)]);
+}
+
+/**
+ * value + gate · delta. The sum is the same whatever the delta; where it is a product without an
+ * addend, the gate moves to its smaller operand and the value becomes the product's addend.
+ */
+export function accumulate(value: Tensor, delta: Tensor, gate?: Tensor): Tensor {
+  const inner = delta.op.name === 'reshape' ? delta.inputs[0] : delta;
+  const scalarGate = gate === undefined || gate.size === 1;
+  if (
+    inner.op.name !== 'gemm' ||
+    inner.inputs.length !== 2 ||
+    !scalarGate ||
+    delta.size !== value.size
+  )
+    return add(value, gate ? mul(delta, gate) : delta);
+  const [a, b] = inner.inputs;
+  const { transA, transB } = inner.attrs as GemmAttrs;
+  const small = gate ? mul(a, reshape(gate, [])) : a;
+  const sum = gemm(small, b, { transA, transB, c: reshape(value, inner.shape) });
+  return reshape(sum, value.shape);
+}

@@ -1,0 +1,128 @@
+/** Normalisation, softmax and attention. */
+
+import { shapeMismatch } from '../errors.ts';
+import { defineOp } from '../graph/op.ts';
+import { axisOf } from '../graph/shape.ts';
+import type { Tensor } from '../graph/tensor.ts';
+import { add, exp, mul, sub } from './elementwise.ts';
+import { matmul } from './matmul.ts';
+import { pick, reshape, sum, sumTo, swap } from './structural.ts';
+
+/** Mean over `axes` (all by default). */
+export function mean(x: Tensor, axes?: readonly number[], { keep = false } = {}): Tensor {
+  const over = axes ?? x.shape.map((_, i) => i);
+  return mul(
+    sum(x, over, { keep }),
+    over.reduce((n, axis) => n / x.dim(axis), 1),
+  );
+}
+
+const normalizeOp = defineOp<{ eps: number }>('normalize', {
+  shape: ([x]) => x.shape,
+  extras: ([x]) => [[...x.shape.slice(0, -1), 1]],
+  onnx: (emit, [x], node) => {
+    const size = node.dim(-1);
+    const epsilon = { float: node.attrs.eps };
+    if (node.rank === 3 && !emit.wants(node, 1)) {
+      const channels = emit.constant(filled(node.dim(1), 1));
+      const zeros = emit.constant(filled(node.dim(1), 0));
+      return emit.node('InstanceNormalization', [x, channels, zeros], { epsilon });
+    }
+    const ones = emit.constant(filled(size, 1));
+    const [y, , inverse] = emit.nodes('LayerNormalization', [x, ones], { axis: -1, epsilon }, 3);
+    emit.extras(node, [inverse]);
+    return y;
+  },
+  vjp: (dy, _, y) => {
+    const centred = sub(dy, mean(dy, [-1], { keep: true }));
+    const along = mul(y, mean(mul(dy, y), [-1], { keep: true }));
+    return [mul(pick(y, 1), sub(centred, along))];
+  },
+});
+
+const filled = (length: number, value: number) => ({
+  dtype: 'f32' as const,
+  shape: [length],
+  data: new Float32Array(length).fill(value),
+});
+
+/** (x − mean) / √(variance + eps) over the last axis, without an affine part. */
+export const normalize = (x: Tensor, eps: number): Tensor => normalizeOp([x], { eps });
+
+/** Layer normalisation over the last axis; weight and bias [C]. */
+export const layerNorm = (x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5): Tensor =>
+  add(mul(normalize(x, eps), weight), bias);
+
+/** Group normalisation of [N, C, …]; weight and bias [C]. */
+export function groupNorm(
+  x: Tensor,
+  groups: number,
+  weight: Tensor,
+  bias: Tensor,
+  eps = 1e-5,
+): Tensor {
+  const [n, c, ...space] = x.shape;
+  if (c % groups)
+    throw shapeMismatch('groupNorm', x.shape, [groups], 'channels do not split into groups');
+  const affine = [c, ...space.map(() => 1)];
+  const normal = reshape(normalize(reshape(x, [n, groups, -1]), eps), x.shape);
+  return add(mul(normal, reshape(weight, affine)), reshape(bias, affine));
+}
+
+const softmaxOp = defineOp<{ axis: number }>('softmax', {
+  shape: ([x]) => x.shape,
+  onnx: (emit, [x], node) => emit.node('Softmax', [x], { axis: node.attrs.axis }),
+  vjp: (dy, _, y) => {
+    const weighted = mul(dy, y);
+    return [sub(weighted, mul(y, sum(weighted, [y.attrs.axis], { keep: true })))];
+  },
+});
+
+export const softmax = (x: Tensor, axis = -1): Tensor =>
+  softmaxOp([x], { axis: axisOf('softmax', axis, x.shape) });
+
+const logSumExpOp = defineOp<{ axis: number }>('logSumExp', {
+  shape: ([x], { axis }) => x.shape.map((dim, i) => (i === axis ? 1 : dim)),
+  onnx: (emit, [x], node) =>
+    emit.node('ReduceLogSumExp', [x, emit.ints([node.attrs.axis])], { keepdims: 1 }),
+  vjp: (dy, [x], y) => [mul(dy, exp(sub(x, y)))],
+});
+
+/** log Σ exp(x) along one axis, which stays with length 1. */
+export const logSumExp = (x: Tensor, axis = -1): Tensor =>
+  logSumExpOp([x], { axis: axisOf('logSumExp', axis, x.shape) });
+
+const attendOp = defineOp<{ scale: number }>('attend', {
+  shape: ([, , v, p]) => [...p.shape.slice(0, -1), v.dim(-1)],
+  onnx: (emit, [, , v, p]) => emit.node('MatMul', [p, v]),
+  vjp: (dy, [q, k, v, p], y) => {
+    // rowsum(P ∘ dP) = rowsum(O ∘ dO): the sum over keys becomes one over channels.
+    const rows = sum(mul(y, dy), [-1], { keep: true });
+    const ds = mul(p, mul(sub(matmul(dy, swap(v)), rows), y.attrs.scale));
+    return [
+      sumTo(matmul(ds, k), q.shape),
+      sumTo(matmul(swap(ds), q), k.shape),
+      sumTo(matmul(swap(p), dy), v.shape),
+      null,
+    ];
+  },
+});
+
+/**
+ * softmax(q kᵀ · scale + bias) v for q [… L, d], k and v [… S, d]; `bias` (a mask of 0 and −∞-like
+ * numbers) broadcasts to [… L, S] and carries no gradient. The probabilities enter `attend` as a
+ * value of their own, so that a backward pass can read them.
+ */
+export function attention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  { scale = 1 / Math.sqrt(q.dim(-1)), bias }: { scale?: number; bias?: Tensor } = {},
+): Tensor {
+  const scores = mul(matmul(q, swap(k)), scale);
+  const p = softmax(bias ? add(scores, bias) : scores);
+  return attendOp([q, k, v, p], { scale });
+}
+
+/** log of softmax along one axis. */
+export const logSoftmax = (x: Tensor, axis = -1): Tensor => sub(x, logSumExp(x, axis));

@@ -1,0 +1,350 @@
+/** Compiled graphs: segments run forward, and swept backward with one cotangent per crossing value. */
+
+import { grad } from '../autodiff.ts';
+import { AttuneError, nearest } from '../errors.ts';
+import { input, isInput, isParam } from '../graph/leaf.ts';
+import { plan, type PlanOptions, type Segment, type Traced } from '../graph/plan.ts';
+import { savedValues } from '../graph/remat.ts';
+import { sameShape } from '../graph/shape.ts';
+import { ancestors, type Tensor } from '../graph/tensor.ts';
+import { emit } from '../onnx/emit.ts';
+import type { Weights } from '../weights/store.ts';
+import { type F32Array, type NDArray, sizeOf } from './array.ts';
+import type { Runtime, Session } from './session.ts';
+
+export type Feeds = Readonly<Record<string, NDArray>>;
+type Values = ReadonlyMap<Tensor, NDArray>;
+
+/** What a backward pass recomputes: nothing, each step's forward, or each segment's inside. */
+export type Remat = 'none' | 'step' | 'segment';
+
+export interface ProgramOptions extends PlanOptions {
+  readonly runtime: Runtime;
+  /** Bytes of the frozen parameters. */
+  readonly weights: Weights;
+}
+
+/** A model of part of the graph, compiled at first use. */
+class Part {
+  readonly #program: Program;
+  readonly #boundary: ReadonlyMap<Tensor, string>;
+  readonly outputs: readonly Tensor[];
+  #loaded: Promise<Loaded> | undefined;
+
+  constructor(program: Program, outputs: readonly Tensor[], boundary: readonly Tensor[]) {
+    this.#program = program;
+    this.outputs = outputs;
+    this.#boundary = new Map(boundary.map((t) => [t, program.nameOf(t)]));
+  }
+
+  async run(feeds: Feeds, values: Values): Promise<Map<Tensor, NDArray>> {
+    if (this.outputs.length === 0) return new Map();
+    const { session, inputs, names } = await (this.#loaded ??= this.#load());
+    const fed: Record<string, NDArray> = {};
+    for (const [name, t] of inputs) fed[name] = values.get(t) ?? checked(feeds, name, t);
+    const results = await session.run(fed, [...new Set(names)]);
+    return new Map(this.outputs.map((t, i) => [t, results[names[i]]]));
+  }
+
+  async #load(): Promise<Loaded> {
+    const { runtime, weights } = this.#program.options;
+    const { model, inputs, outputs } = emit({
+      outputs: this.outputs,
+      boundary: this.#boundary,
+      weight: (name) => weights.entry(name),
+    });
+    return { session: await runtime.load(model), inputs, names: outputs };
+  }
+
+  async release(): Promise<void> {
+    const loaded = await this.#loaded;
+    this.#loaded = undefined;
+    await loaded?.session.release();
+  }
+}
+
+interface Loaded {
+  readonly session: Session;
+  readonly inputs: ReadonlyMap<string, Tensor>;
+  readonly names: readonly string[];
+}
+
+function checked(feeds: Feeds, name: string, t: Tensor): NDArray {
+  const array = feeds[name];
+  if (!array)
+    throw new AttuneError(
+      'MISSING_INPUT',
+      `The input ${name} [${t.shape}] was not given (given: ${Object.keys(feeds).slice(0, 12).join(', ') || 'nothing'}; nearest: ${nearest(name, Object.keys(feeds), 1).join() || 'none'}).`,
+      { name },
+    );
+  if (!sameShape(array.shape, t.shape) || array.dtype !== t.dtype)
+    throw new AttuneError(
+      'INPUT_SHAPE',
+      `The input ${name} is ${array.dtype} [${array.shape}]; the program wants ${t.dtype} [${t.shape}].`,
+      { name, got: array.shape, want: t.shape },
+    );
+  return array;
+}
+
+/** The values of the clip-rate segments, shared by all steps of a clip. */
+export interface Clip {
+  readonly values: Map<Tensor, NDArray>;
+}
+
+/** A compiled graph. Sessions are made when first needed and kept until `release`. */
+export class Program {
+  readonly options: ProgramOptions;
+  readonly outputs: Readonly<Record<string, Tensor>>;
+  /** Everything that is fed: inputs and live parameters, by name. */
+  readonly inputs: ReadonlyMap<string, Tensor>;
+  readonly segments: readonly Segment[];
+  readonly #forward: readonly Part[];
+  readonly #names = new Map<Tensor, string>();
+  readonly #parts: Part[] = [];
+
+  constructor(traced: Traced, options: ProgramOptions) {
+    this.options = options;
+    this.outputs = traced.outputs;
+    const leaves = ancestors(Object.values(traced.outputs)).filter(
+      (t) => isInput(t) || (isParam(t) && t.attrs.live),
+    );
+    this.inputs = new Map(leaves.map((t) => [(t.attrs as { name: string }).name, t]));
+    this.segments = plan(traced, options);
+    this.#forward = this.segments.map((s) => this.part(s.outputs, s.crossing));
+  }
+
+  /** A model of `outputs` whose `boundary` is fed. */
+  part(outputs: readonly Tensor[], boundary: readonly Tensor[]): Part {
+    const part = new Part(this, outputs, boundary);
+    this.#parts.push(part);
+    return part;
+  }
+
+  /** The input name of a crossing value. */
+  nameOf(t: Tensor): string {
+    const known = this.#names.get(t);
+    if (known !== undefined) return known;
+    const name = `%${this.#names.size}`;
+    this.#names.set(t, name);
+    return name;
+  }
+
+  /** Runs the clip-rate segments. */
+  async clip(feeds: Feeds): Promise<Clip> {
+    const values = new Map<Tensor, NDArray>();
+    await this.#run('clip', feeds, values);
+    return { values };
+  }
+
+  /** Runs the step-rate segments and returns the program's outputs. */
+  async step(clip: Clip, feeds: Feeds): Promise<Record<string, NDArray>> {
+    const values = new Map(clip.values);
+    await this.#run('step', feeds, values);
+    return this.results(values);
+  }
+
+  /** Runs everything once. */
+  async run(feeds: Feeds): Promise<Record<string, NDArray>> {
+    return this.step(await this.clip(feeds), feeds);
+  }
+
+  results(values: Values): Record<string, NDArray> {
+    return Object.fromEntries(
+      Object.entries(this.outputs).map(([name, t]) => [name, values.get(t)!]),
+    );
+  }
+
+  async #run(rate: Segment['rate'], feeds: Feeds, values: Map<Tensor, NDArray>): Promise<void> {
+    for (const [i, segment] of this.segments.entries())
+      if (segment.rate === rate)
+        for (const [t, value] of await this.#forward[i].run(feeds, values)) values.set(t, value);
+  }
+
+  /** A backward pass for the named inputs and live parameters. */
+  sweep(wrt: readonly string[], remat: Remat = 'none'): Sweep {
+    const targets = wrt.map((name) => {
+      const leaf = this.inputs.get(name);
+      if (!leaf)
+        throw new AttuneError(
+          'UNKNOWN_INPUT',
+          `No input or live parameter is named ${name}; nearest: ${nearest(name, this.inputs.keys()).join(', ')}.`,
+          { name },
+        );
+      return leaf;
+    });
+    return new Sweep(this, this.#forward, targets, remat);
+  }
+
+  async release(): Promise<void> {
+    for (const part of this.#parts) await part.release();
+  }
+}
+
+/** What a forward pass left for its backward pass. */
+export interface Tape {
+  readonly feeds: Feeds;
+  readonly values: Map<Tensor, NDArray>;
+  /** False where the backward pass has to run the forward again. */
+  readonly kept: boolean;
+}
+
+/** Cotangents gathered during a sweep, summed over consumers and steps. */
+export type Cotangents = Map<Tensor, F32Array>;
+
+interface Backward {
+  readonly segment: Segment;
+  /** Forward, with the values that `back` reads. */
+  readonly keep: Part;
+  readonly back: Part;
+  /** Forward and backward in one model. */
+  readonly fused: Part;
+  readonly ys: readonly Tensor[];
+  readonly seeds: readonly Tensor[];
+  readonly xs: readonly Tensor[];
+  readonly grads: readonly Tensor[];
+}
+
+export class Sweep {
+  readonly #program: Program;
+  readonly #forward: readonly Part[];
+  readonly #backward: readonly (Backward | undefined)[];
+  readonly #targets: readonly Tensor[];
+  readonly #remat: Remat;
+
+  constructor(
+    program: Program,
+    forward: readonly Part[],
+    targets: readonly Tensor[],
+    remat: Remat,
+  ) {
+    this.#program = program;
+    this.#forward = forward;
+    this.#targets = targets;
+    this.#remat = remat;
+    const active = new Set<Tensor>(targets);
+    for (const t of ancestors(Object.values(program.outputs)))
+      if (t.inputs.some((x) => active.has(x))) active.add(t);
+    this.#backward = program.segments.map((segment) => this.#differentiate(segment, active));
+  }
+
+  #differentiate(segment: Segment, active: ReadonlySet<Tensor>): Backward | undefined {
+    const ys = segment.outputs.filter((t) => active.has(t) && t.dtype === 'f32');
+    const inside = new Set(ancestors(segment.outputs, new Set(segment.crossing)));
+    const leaves = this.#targets.filter((t) => inside.has(t));
+    const wanted = [...segment.crossing.filter((t) => active.has(t)), ...leaves];
+    if (ys.length === 0 || wanted.length === 0) return undefined;
+    const seeds = ys.map((y) => input(`grad.${this.#program.nameOf(y)}`, y.shape));
+    const found = grad(ys, seeds, wanted);
+    const xs = wanted.filter((_, i) => found[i]);
+    const grads = found.filter((g) => g !== null);
+    const saved = savedValues(grads, seeds, segment.crossing);
+    const boundary = [...new Set([...saved, ...segment.crossing])];
+    return {
+      segment,
+      ys,
+      seeds,
+      xs,
+      grads,
+      keep: this.#program.part([...new Set([...segment.outputs, ...saved])], segment.crossing),
+      back: this.#program.part(grads, boundary),
+      fused: this.#program.part(grads, segment.crossing),
+    };
+  }
+
+  /** Runs the clip-rate segments; the result feeds every `step` and, last, `finish`. */
+  async clip(feeds: Feeds): Promise<Tape> {
+    const tape: Tape = { feeds, values: new Map(), kept: this.#remat === 'none' };
+    await this.#run('clip', tape, tape.kept);
+    return tape;
+  }
+
+  /** One call of the network. The tape holds what `remat` lets it keep. */
+  async step(clip: Tape, feeds: Feeds): Promise<{ outputs: Record<string, NDArray>; tape: Tape }> {
+    const kept = this.#remat === 'none';
+    const values = new Map(clip.values);
+    await this.#run('step', { feeds, values, kept }, kept);
+    const outputs = this.#program.results(values);
+    return { outputs, tape: { feeds, values: kept ? values : clip.values, kept } };
+  }
+
+  /** Pours the cotangents of one step's outputs into `bar`. */
+  async back(tape: Tape, cotangents: Feeds, bar: Cotangents): Promise<void> {
+    const own: Cotangents = new Map();
+    for (const [name, t] of Object.entries(this.#program.outputs)) {
+      if (!cotangents[name]) continue;
+      const inStep = this.#program.segments.some((s) => s.rate === 'step' && s.outputs.includes(t));
+      pour(inStep ? own : bar, t, checked(cotangents, name, t) as F32Array);
+    }
+    await this.#sweep('step', tape, own, bar);
+  }
+
+  /** Sweeps the clip-rate segments, once, and returns the gradients by name. */
+  async finish(clip: Tape, bar: Cotangents): Promise<Record<string, F32Array>> {
+    await this.#sweep('clip', clip, bar, bar);
+    return Object.fromEntries(
+      this.#targets.map((t) => [(t.attrs as { name: string }).name, bar.get(t) ?? zeroLike(t)]),
+    );
+  }
+
+  /** Gradients of Σ outputs · cotangents for one call: forward, backward and clip segments. */
+  async run(
+    feeds: Feeds,
+    cotangents: Feeds,
+  ): Promise<{ outputs: Record<string, NDArray>; grads: Record<string, F32Array> }> {
+    const clip = await this.clip(feeds);
+    const { outputs, tape } = await this.step(clip, feeds);
+    const bar: Cotangents = new Map();
+    await this.back(tape, cotangents, bar);
+    return { outputs, grads: await this.finish(clip, bar) };
+  }
+
+  async #run(rate: Segment['rate'], { feeds, values }: Tape, keep: boolean): Promise<void> {
+    for (const [i, segment] of this.#program.segments.entries()) {
+      if (segment.rate !== rate) continue;
+      const part = (keep && this.#backward[i]?.keep) || this.#forward[i];
+      for (const [t, value] of await part.run(feeds, values)) values.set(t, value);
+    }
+  }
+
+  /** `own` holds cotangents of this rate's values; those of slower values and of leaves go to `bar`. */
+  async #sweep(rate: Segment['rate'], tape: Tape, own: Cotangents, bar: Cotangents): Promise<void> {
+    const here = this.#program.segments
+      .map((segment, i) => ({ segment, backward: this.#backward[i] }))
+      .filter(({ segment }) => segment.rate === rate);
+    if (!here.some(({ backward }) => backward)) return;
+    const fuse = !tape.kept && this.#remat === 'segment';
+    const values = tape.kept ? tape.values : new Map(tape.values);
+    // Several segments need each other's crossing values again; one alone starts from its inputs.
+    if (!tape.kept && !(fuse && here.length === 1))
+      await this.#run(rate, { ...tape, values }, !fuse);
+    const mine = new Set(here.flatMap(({ segment }) => segment.outputs));
+    for (const { backward } of here.toReversed()) {
+      if (!backward) continue;
+      const { ys, seeds, xs, grads } = backward;
+      const feeds: Record<string, NDArray> = { ...tape.feeds };
+      for (const [i, y] of ys.entries())
+        feeds[(seeds[i].attrs as { name: string }).name] = own.get(y) ?? zeroLike(y);
+      const part = fuse ? backward.fused : backward.back;
+      const results = await part.run(feeds, values);
+      for (const [i, x] of xs.entries())
+        pour(mine.has(x) ? own : bar, x, results.get(grads[i]) as F32Array);
+    }
+  }
+}
+
+function pour(bar: Cotangents, t: Tensor, dt: F32Array): void {
+  const seen = bar.get(t);
+  if (!seen) {
+    bar.set(t, dt);
+    return;
+  }
+  const sum = Float32Array.from(seen.data);
+  for (let i = 0; i < sum.length; i++) sum[i] += dt.data[i];
+  bar.set(t, { ...seen, data: sum });
+}
+
+const zeroLike = (t: Tensor): F32Array => ({
+  dtype: 'f32',
+  shape: t.shape,
+  data: new Float32Array(sizeOf(t.shape)),
+});
