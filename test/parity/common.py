@@ -122,7 +122,7 @@ def vjp(outputs: dict, cotangents: dict, wrt: dict) -> dict:
 
 
 def record(path: Path, model: torch.nn.Module, call, inputs: dict, params=None, frozen=("timestep",), **case) -> dict:
-    """Runs `call(model, inputs) -> outputs` forward and backward in float64, holds float32 against it, saves both sides.
+    """Runs `call(model, inputs) -> outputs` both ways in float64, holds float32 against it, saves the pair.
 
     `params(model)` names parameters whose gradients are wanted too; inputs in `frozen` get none.
     """

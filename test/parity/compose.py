@@ -173,7 +173,9 @@ def check_files(bundle: Bundle, lora: dict) -> None:
     moving.unet.load_lora_adapter(bundle.folder, prefix="unet", weight_name="sway.safetensors", adapter_name="sway")
     x = bundle.inputs("motion", {"video": 1.0})
     with torch.no_grad():
-        assert error(moving.call(x), bundle.stack({"video": 1.0, "sway": 1.0}).call(x)) < 1e-6, "sway.safetensors differs"
+        assert error(moving.call(x), bundle.stack({"video": 1.0, "sway": 1.0}).call(x)) < 1e-6, (
+            "sway.safetensors differs"
+        )
 
 
 @torch.no_grad()

@@ -68,8 +68,8 @@ def values(models: dict, name: str, spec: dict) -> dict:
     return {k: p.detach().float().clone() for k, p in found.items()}
 
 
-def scaling(spec: dict, path: str, rank: int) -> float:
-    """alpha of a module, as peft resolves its patterns."""
+def alpha_of(spec: dict, path: str) -> float:
+    """A module's alpha, as peft resolves its patterns."""
     for pattern, alpha in spec.get("alpha_pattern", {}).items():
         if re.match(rf"(.*\.)?({pattern})$", path):
             return float(alpha)
@@ -97,7 +97,7 @@ def save_kohya(path: Path, tensors: dict, spec: dict) -> None:
         base = prefix + path_.replace(".", "_")
         out[f"{base}.{'lora_down' if side == 'lora_A' else 'lora_up'}.weight"] = tensor
         if side == "lora_A":
-            out[f"{base}.alpha"] = torch.tensor(scaling(spec[part], path_, tensor.shape[0]))
+            out[f"{base}.alpha"] = torch.tensor(alpha_of(spec[part], path_))
     write_safetensors(path, out, {"ss_network_module": "networks.lora", "ss_base_model_version": "sd_v1"})
 
 
@@ -124,6 +124,8 @@ def merge_kohya(model, path: Path, multiplier: float) -> None:
         for name, module in model.named_modules():
             base = "lora_unet_" + name.replace(".", "_")
             if f"{base}.alpha" in file:
-                down, up, alpha = (file[f"{base}.{k}"].double() for k in ("lora_down.weight", "lora_up.weight", "alpha"))
+                down, up, alpha = (
+                    file[f"{base}.{k}"].double() for k in ("lora_down.weight", "lora_up.weight", "alpha")
+                )
                 delta = up.flatten(1) @ down.flatten(1) * (multiplier * alpha / down.shape[0])
                 module.weight += delta.reshape(module.weight.shape).to(module.weight.dtype)

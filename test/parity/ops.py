@@ -52,7 +52,14 @@ case("linear", F.linear, x=n(2, 3, 5), w=n(4, 5), b=n(4))
 case("linear_nobias", F.linear, x=n(6, 5), w=n(4, 5))
 case("matmul_batched", torch.matmul, x=n(2, 3, 4, 5), w=n(3, 5, 6))
 case("embedding", lambda ids, w: F.embedding(ids, w), ids=torch.tensor([[0, 3, 3], [6, 1, 0]]), w=n(7, 4))
-case("group_norm", lambda x, w, b: F.group_norm(x, 3, w, b, 1e-5), {"groups": 3, "eps": 1e-5}, x=n(2, 6, 4, 5), w=n(6), b=n(6))
+case(
+    "group_norm",
+    lambda x, w, b: F.group_norm(x, 3, w, b, 1e-5),
+    {"groups": 3, "eps": 1e-5},
+    x=n(2, 6, 4, 5),
+    w=n(6),
+    b=n(6),
+)
 case(
     "group_norm_frames",  # statistics over the frames of a clip too: [B, C, F, H, W]
     lambda x, w, b: F.group_norm(x, 2, w, b, 1e-6),

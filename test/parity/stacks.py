@@ -10,6 +10,7 @@ from transformers import CLIPTextModel
 
 from common import normal, randomise
 
+
 def save_edit(folder: Path, unet: UNet2DConditionModel, widths: tuple, tasks: int | None = None) -> None:
     """A ControlNet of the UNet's shape whose hint encoder halves the image once per width after the first."""
     blank = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=widths, load_weights_from_unet=False)
@@ -54,7 +55,7 @@ class Stack(torch.nn.Module):
         return out if self.video_strength == 1 else args[0] + self.video_strength * (out - args[0])
 
     def forward(self, sample, timestep, text, image=None, edit_text=None, task=None):
-        """`sample` [B,C,F,H,W] with motion, else [N,C,H,W]; texts per clip; `image` [F or B*F, 3, fH, fW]; raw prediction."""
+        """The raw prediction. `sample` [B,C,F,H,W] with motion, else [N,C,H,W]; texts per clip; F or B*F images."""
         clips, frames = (sample.shape[0], sample.shape[2]) if self.frames else (sample.shape[0], 1)
         residuals = {}
         if self.edit is not None:

@@ -14,8 +14,8 @@ CORPUS = """
 a golden lion with a top hat under a night sky. a photo of a cat on a beach at sunset, highly detailed
 pixel art of a red car in a city. a small robot dog runs through the snow; the robot slides to the left
 turn the apple into a banana, make it snow, add a hat to the dog, remove the hat, change the background to the ocean
-an icy bicycle bounces in a meadow, it's the cat's toy, they're here, we've seen them, i'm sure she'll say he'd go, don't
-a painting of the moon in the style of a woodcut, 4k, 8 frames, 64 pixels, the year 2024, masterpiece, best quality
+an icy bicycle bounces in a meadow, it's the cat's toy, they're here, we've seen them,
+i'm sure she'll say he'd go, don't. a painting of the moon in the style of a woodcut, 4k, 8 frames, 64 pixels, the year 2024, masterpiece, best quality
 ein großer bär über den straßen, el niño pequeño, où est la forêt, naïve café, señor, kočka, łódź, ångström, façade
 привет мир, красная машина на снегу, ελληνικά γράμματα, 日本の猫, 猫と犬, 東京の夜, 한국어 고양이, नमस्ते दुनिया, مرحبا بالعالم
 the quick brown fox jumps over the lazy dog and the other animals in the forest are watching them with interest
@@ -32,7 +32,7 @@ TEXTS = [
     "Привет, МИР", "日本の猫", "東京の夜、猫と犬。", "한국어 고양이", "\u1112\u1161\u11ab", "नमस्ते दुनिया", "مرحبا بالعالم", "ไทย แมว", "שלום",
     "🐱", "a 🐱 on 🏖️", "👩‍🚀👨‍👩‍👧", "🇩🇪🇯🇵", "e\u0301\u0323 a\u0308", "\u0301a", "𝒶 𝔸 𝟙", "tab\x00nul\x07bell", "…—–·•", "x" * 40,
     "supercalifragilisticexpialidocious", "word " * 90, "a golden lion, " * 30, "🐱" * 40, "!" * 100,
-]  # fmt: skip
+]
 
 
 def byte_alphabet() -> list[str]:

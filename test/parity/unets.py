@@ -23,7 +23,9 @@ def config(down, widths, **rest) -> dict:
 
 CONFIGS = {
     # attention_head_dim is the NUMBER of heads
-    "sd15": config((CROSS, CROSS, CROSS, PLAIN), (8, 8, 16, 16), layers_per_block=2, attention_head_dim=4, norm_num_groups=2),
+    "sd15": config(
+        (CROSS, CROSS, CROSS, PLAIN), (8, 8, 16, 16), layers_per_block=2, attention_head_dim=4, norm_num_groups=2
+    ),
     "sd2": config(
         (CROSS, CROSS, CROSS, PLAIN),
         (8, 8, 16, 16),

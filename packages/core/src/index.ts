@@ -51,3 +51,17 @@ export {
   type Plugin,
 } from './plugins/plugin.ts';
 export { readJson, readPart, readWeights } from './models/folder.ts';
+export { createContainer, LoaderToken, RuntimeToken } from './container.ts';
+export { loadModel } from './models/load.ts';
+export { nominalDims } from './models/net.ts';
+export { findPlugins, PluginLoader } from './plugins/loader.ts';
+export { openStack, readAdapterFile } from './stack/open.ts';
+export { checkFile, parseYaml, StackFile } from './stack/schema.ts';
+export { AutoencodeOptions, autoencode } from './train/autoencode.ts';
+export type { DataSource } from './train/data.ts';
+export { DenoiseOptions, denoise } from './train/denoise.ts';
+export type { Objective } from './train/objective.ts';
+export { TrainRecipe } from './train/recipe.ts';
+export { type StepReport, train, TrainConfig, type TrainState } from './train/run.ts';
+export { runTraining } from './train/start.ts';
+export { default } from './plugins/builtin.ts';

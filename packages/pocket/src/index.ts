@@ -1,1 +1,29 @@
-export {};
+export {
+  type BackgroundName,
+  BACKGROUNDS,
+  type GlobalName,
+  GLOBALS,
+  type HatName,
+  HATS,
+  HELD_OUT_OBJECTS,
+  HELD_OUT_STYLES,
+  HELD_OUT_TASKS,
+  type MotionName,
+  MOTIONS,
+  type ObjectName,
+  OBJECTS,
+  type PaintName,
+  PAINTS,
+  type StyleName,
+  STYLES,
+  type TaskName,
+  TASKS,
+  type TextureName,
+  TEXTURES,
+} from './world/catalogue.ts';
+export { type Edit, editMask, sampleEdit } from './world/edits.ts';
+export { FRAMES, type Pose, poseAt } from './world/motion.ts';
+export { type Picture, SIDE } from './world/paint.ts';
+export { type Clip, type Frame, renderClip, renderFrame } from './world/render.ts';
+export { edited, type Fixed, sampleScene, type Scene } from './world/scene.ts';
+export { clipCaption, imageCaption, instruct, motionWords, vocabulary } from './world/words.ts';

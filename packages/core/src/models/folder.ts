@@ -49,8 +49,8 @@ const ClassName = z.looseObject({
   architectures: z.array(z.string()).optional(),
 });
 
-/** A folder that holds a config.json and weights. */
-export function readPart(folder: string): Part {
+/** A folder that holds a config.json and weights; `fresh` accepts one without weights. */
+export function readPart(folder: string, { fresh = false } = {}): Part {
   const config = readJson(join(folder, 'config.json'));
   const named = ClassName.safeParse(config);
   return {
@@ -59,9 +59,12 @@ export function readPart(folder: string): Part {
     className: named.success
       ? (named.data._class_name ?? named.data.architectures?.[0])
       : undefined,
-    weights: readWeights(folder),
+    weights: fresh && !hasWeights(folder) ? Weights.fromArrays({}) : readWeights(folder),
   };
 }
+
+const hasWeights = (folder: string): boolean =>
+  readdirSync(folder).some((name) => /\.(safetensors|bin|ckpt|pth?)$/.test(name));
 
 /** The weights of a folder: one safetensors file or a sharded index, plain before fp16. */
 export function readWeights(folder: string): Weights {

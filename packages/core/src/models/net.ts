@@ -23,3 +23,6 @@ export interface Net {
   /** The net's named outputs. `scope` is the root scope: the net adds its own name. */
   trace(scope: Scope, call: Call): Readonly<Record<string, Tensor>>;
 }
+
+/** Sizes for tracing every net when nothing is run: to list parameters and sites. */
+export const nominalDims: Dims = { B: 1, F: 1, H: 64, W: 64, L: 8 };

@@ -3,7 +3,7 @@
 import { abs, add, input, mean, mul, slice, square, sub, type Tensor } from '@attune/engine';
 import { z } from 'zod';
 
-import type { Objective } from './objective.ts';
+import { type Objective, rowNormals } from './objective.ts';
 
 export const AutoencodeOptions = z.strictObject({
   encoder: z.string().default('vae_encoder'),
@@ -21,7 +21,7 @@ export const AutoencodeOptions = z.strictObject({
 });
 export type AutoencodeOptions = z.infer<typeof AutoencodeOptions>;
 
-/** Inputs: `pixels` [N, 3, H, W], `noise` shaped like the latents. */
+/** Input: `pixels` [N, 3, H, W]. */
 export function autoencode(options: AutoencodeOptions): Objective {
   return {
     trace: (run, { B, F, H, W }) => {
@@ -41,6 +41,7 @@ export function autoencode(options: AutoencodeOptions): Objective {
       const loss = add(add(mse, edges), add(l1, mul(power, options.latent)));
       return { loss, metrics: { mse, edges, latent_power: power } };
     },
+    draw: (ids, rng, shapeOf) => ({ noise: rowNormals(ids, rng.fork('noise'), shapeOf('noise')) }),
   };
 }
 

@@ -1,14 +1,21 @@
 /** The training loop: an async iterator whose caller owns logging, checkpoints and stopping. */
 
-import type { NDArray, Rng, Runtime } from '@attune/engine';
+import { AttuneError, type Rng, type Runtime } from '@attune/engine';
 import { z } from 'zod';
 
 import type { Model } from '../models/model.ts';
-import type { Checkpoint } from './checkpoint.ts';
 import type { DataSource } from './data.ts';
 import type { Objective } from './objective.ts';
-import { adamw, clipByGlobalNorm, emaUpdate, learningRate, type OptimState } from './optim.ts';
-import { type Params, TrainStep } from './step.ts';
+import {
+  adamw,
+  added,
+  emaUpdate,
+  globalNorm,
+  learningRate,
+  type OptimState,
+  scaled,
+} from './optim.ts';
+import { type Gradients, type Params, TrainStep } from './step.ts';
 
 export const TrainConfig = z.strictObject({
   steps: z.int().positive(),
@@ -65,43 +72,63 @@ export async function* train(
   from?: TrainState,
 ): AsyncGenerator<{ state: TrainState; report: StepReport }> {
   const micro = config.micro ?? config.batch;
-  const step = new TrainStep(model, objective, { ...data.dims, B: micro }, runtime);
-  const optimizer = adamw({
-    betas: config.betas,
-    eps: config.eps,
-    weightDecay: config.weight_decay,
-  });
-  let state: TrainState = from ?? start(step.initial(), config, optimizer.init);
+  if (config.batch % micro)
+    throw new AttuneError(
+      'BAD_CONFIG',
+      `A batch of ${config.batch} does not split into micro-batches of ${micro}.`,
+    );
+  const unit = new TrainStep(model, objective, { ...data.dims, B: micro }, runtime);
+  const optimizer = adamw({ ...config, weightDecay: config.weight_decay });
   const stream = rng.fork('data');
+  const draws = rng.fork('draws');
+  let state = from ?? initialState(unit.initial(), config);
   try {
     while (state.step < config.steps) {
-      const sum = await accumulate(step, state, config, micro, (ids) => data.batch(ids, stream));
-      const units = config.batch / micro;
-      const norm = clipByGlobalNorm(sum.grads, units, config.clip);
+      const first = state.step * config.batch;
+      const units: Gradients[] = [];
+      for (let id = first; id < first + config.batch; id += micro) {
+        const ids = Array.from({ length: micro }, (_, i) => id + i);
+        const batch = await data.batch(ids, stream);
+        units.push(await unit.gradients(state.params, batch, ids, draws));
+      }
+      const sum = units.map(({ grads }) => grads as Params).reduce(added);
+      const mean = scaled(sum, 1 / units.length);
+      const norm = globalNorm(mean);
       const lr = learningRate(config, state.step);
-      const finite = Number.isFinite(norm);
-      const params = finite
-        ? optimizer.update(sum.grads, state.optimizer, state.params, lr)
-        : state.params;
-      const ema =
-        state.ema && finite ? emaUpdate(state.ema, params, config.ema, state.step) : state.ema;
-      state = { ...state, params, step: state.step + 1, ...(ema ? { ema } : {}) };
+      const skipped = !Number.isFinite(norm);
+      if (!skipped) {
+        const clipped = config.clip && norm > config.clip ? scaled(mean, config.clip / norm) : mean;
+        const next = optimizer.update(clipped, state.optimizer, state.params, lr);
+        state = {
+          ...state,
+          params: next.params,
+          optimizer: next.state,
+          ...(state.ema ? { ema: emaUpdate(state.ema, next.params, config.ema, state.step) } : {}),
+        };
+      }
+      state = { ...state, step: state.step + 1 };
       yield {
         state,
-        report: {
-          step: state.step,
-          loss: sum.loss / units,
-          metrics: Object.fromEntries(
-            Object.entries(sum.metrics).map(([name, value]) => [name, value / units]),
-          ),
-          gradNorm: norm,
-          lr,
-          skipped: !finite,
-        },
+        report: { step: state.step, ...averages(units), gradNorm: norm, lr, skipped },
       };
     }
   } finally {
-    await step.release();
+    await unit.release();
   }
 }
-void ({} as NDArray | Checkpoint);
+
+function initialState(params: Params, config: TrainConfig): TrainState {
+  const optimizer = adamw().init(params);
+  return { step: 0, params, optimizer, ...(config.ema ? { ema: params } : {}) };
+}
+
+function averages(units: readonly Gradients[]): Pick<StepReport, 'loss' | 'metrics'> {
+  const mean = (of: (unit: Gradients) => number) =>
+    units.reduce((sum, unit) => sum + of(unit), 0) / units.length;
+  return {
+    loss: mean(({ loss }) => loss),
+    metrics: Object.fromEntries(
+      Object.keys(units[0].metrics).map((name) => [name, mean(({ metrics }) => metrics[name])]),
+    ),
+  };
+}

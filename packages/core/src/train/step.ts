@@ -7,6 +7,7 @@ import {
   grad,
   type NDArray,
   Program,
+  type Rng,
   type Runtime,
   type Tensor,
 } from '@attune/engine';
@@ -29,6 +30,7 @@ export class TrainStep {
   readonly #program: Program;
   readonly #standing: Readonly<Record<string, NDArray>>;
   readonly #metrics: readonly string[];
+  readonly #objective: Objective;
   /** What trains, with shapes. */
   readonly shapes: ReadonlyMap<string, readonly number[]>;
 
@@ -53,6 +55,7 @@ export class TrainStep {
     });
     this.shapes = new Map(reached.map(({ name, shape }) => [name, shape]));
     this.#metrics = metrics;
+    this.#objective = objective;
     const outputs: Record<string, Tensor> = { ...traced.outputs };
     for (const { name, g } of reached) outputs[`grad.${name}`] = g;
     this.#program = new Program(
@@ -62,9 +65,16 @@ export class TrainStep {
     this.#standing = standingFeeds(model, this.#program);
   }
 
-  /** The micro-batch's loss and gradients: a pure function of the parameters and the batch. */
-  async gradients(params: Params, batch: Readonly<Record<string, NDArray>>): Promise<Gradients> {
-    const feeds: Record<string, NDArray> = { ...this.#standing, ...batch };
+  /** The micro-batch's loss and gradients: a pure function of the parameters, the batch and its ids. */
+  async gradients(
+    params: Params,
+    batch: Readonly<Record<string, NDArray>>,
+    ids: readonly number[],
+    rng: Rng,
+  ): Promise<Gradients> {
+    const shapeOf = (name: string) => this.#program.inputs.get(name)!.shape;
+    const drawn = this.#objective.draw?.(ids, rng, shapeOf) ?? {};
+    const feeds: Record<string, NDArray> = { ...this.#standing, ...batch, ...drawn };
     for (const [name, shape] of this.shapes)
       feeds[name] = { dtype: 'f32', shape, data: params[name] };
     const out = await this.#program.run(feeds);

@@ -55,8 +55,7 @@ export function parseAtlas(file: Uint8Array): ReadonlyMap<string, Sprite> {
       const colour = new Float32Array(texels * 4);
       for (let t = 0; t < texels; t++) {
         const alpha = bytes[at + t * 4 + 3] / 255;
-        for (let c = 0; c < 3; c++)
-          colour[t * 4 + c] = (bytes[at + t * 4 + c] / 255) * alpha;
+        for (let c = 0; c < 3; c++) colour[t * 4 + c] = (bytes[at + t * 4 + c] / 255) * alpha;
         colour[t * 4 + 3] = alpha;
       }
       const ink = Float32Array.from(

@@ -28,8 +28,7 @@ function hills(rng: Rng, y: number, height: number, wave: number): (x: number) =
   const other = between(rng, 0, 2 * PI);
   return (x) =>
     y +
-    height *
-      (0.65 * sin((2 * PI * x) / wave + phase) + 0.35 * sin((4.6 * PI * x) / wave + other));
+    height * (0.65 * sin((2 * PI * x) / wave + phase) + 0.35 * sin((4.6 * PI * x) / wave + other));
 }
 
 function cloud(to: Picture, x: number, y: number, size: number, colour: Rgb): void {
@@ -180,10 +179,7 @@ function snow(to: Picture, rng: Rng): void {
   const line = hills(rng, between(rng, 40, 43), 2, 80);
   const pines: [number, number][] = [];
   for (let i = 0; i < 4; i++)
-    pines.push([
-      (i < 2 ? 4 : 50) + (i % 2) * 6 + between(rng, 0, 5),
-      between(rng, 15, 21),
-    ]);
+    pines.push([(i < 2 ? 4 : 50) + (i % 2) * 6 + between(rng, 0, 5), between(rng, 15, 21)]);
   for (const [x, tall] of pines) pine(to, x, line(x) + 1.5, tall);
   const near = ramp('#ffffff', '#f1f6fb', '#d5e3f1');
   const grain = rng.int(1 << 20);
@@ -216,7 +212,8 @@ function ocean(to: Picture, rng: Rng): void {
     const wave = 8 + i * 2.6;
     const phase = between(rng, 0, wave);
     const high = i === 0 ? 0 : 1 + i * 0.35;
-    const line = (x: number): number => y - high * (1 - Math.abs(sin((PI * (x + phase)) / wave)) * 2);
+    const line = (x: number): number =>
+      y - high * (1 - Math.abs(sin((PI * (x + phase)) / wave)) * 2);
     if (i > 0)
       paintGround(
         to,
@@ -229,12 +226,7 @@ function ocean(to: Picture, rng: Rng): void {
 
 function sunset(to: Picture, rng: Rng): void {
   const horizon = between(rng, 39, 42);
-  paintSky(
-    to,
-    0,
-    horizon,
-    ramp('#34195c', '#7a2a78', '#c93f6d', '#f4754a', '#fdb04c', '#ffe08a'),
-  );
+  paintSky(to, 0, horizon, ramp('#34195c', '#7a2a78', '#c93f6d', '#f4754a', '#fdb04c', '#ffe08a'));
   const x = between(rng, 14, 50);
   paintDisc(to, x, horizon, 17, 17, rgb('#ffe28a'), { opacity: 0.45, soft: 9 });
   paintDisc(to, x, horizon, 9, 9, rgb('#fff3b5'));
@@ -262,14 +254,21 @@ function sunset(to: Picture, rng: Rng): void {
 
 function city(to: Picture, rng: Rng): void {
   paintSky(to, 0, 50, ramp('#8fbfe6', '#c3dcee', '#eaf1f3'));
-  for (let x = -2; x < SIDE; ) {
+  for (let x = -2; x < SIDE;) {
     const wide = between(rng, 6, 10);
-    paintBox(to, x, between(rng, 12, 26), x + wide, 54, mix(rgb('#93a9bf'), rgb('#aebfd0'), rng.uniform()));
+    paintBox(
+      to,
+      x,
+      between(rng, 12, 26),
+      x + wide,
+      54,
+      mix(rgb('#93a9bf'), rgb('#aebfd0'), rng.uniform()),
+    );
     x += wide;
   }
   const walls = ['#b4614a', '#5a6b86', '#c59f70', '#4f8583', '#8d6a8f'].map(rgb);
   let wall = rng.int(walls.length);
-  for (let x = between(rng, -5, 0); x < SIDE; ) {
+  for (let x = between(rng, -5, 0); x < SIDE;) {
     const wide = rng.pick([10, 12, 14]);
     const top = Math.round(between(rng, 20, 36));
     wall = (wall + 1 + rng.int(walls.length - 1)) % walls.length;

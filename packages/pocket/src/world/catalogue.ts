@@ -111,7 +111,7 @@ export const SEATS: { readonly [name in ObjectName]: HatSeat } = {
   banana: seat(0.59, 0.1, 0.36),
   strawberry: seat(0.5, 0.2, 0.5),
   watermelon: seat(0.3, 0.2, 0.4, -12),
-  pear: seat(0.42, 0.2, 0.4, -8),
+  pear: seat(0.5, 0.19, 0.42, -6),
   car: seat(0.56, 0.25, 0.44),
   bus: seat(0.5, 0.2, 0.5),
   rocket: seat(0.8, 0.14, 0.4, 40),
@@ -132,5 +132,5 @@ export const HAT_FITS: {
   crown: { x: 0.5, y: 0.84, scale: 0.98 },
   cap: { x: 0.55, y: 0.72, scale: 1.15 },
   'sun hat': { x: 0.5, y: 0.74, scale: 1.3 },
-  helmet: { x: 0.515, y: 0.6, scale: 1.3 },
+  helmet: { x: 0.515, y: 0.62, scale: 1.3 },
 };

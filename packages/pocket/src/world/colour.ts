@@ -18,7 +18,8 @@ export const mix = (a: Rgb, b: Rgb, t: number): Rgb => [
 
 export const luma = (r: number, g: number, b: number): number => 0.299 * r + 0.587 * g + 0.114 * b;
 
-export const clamp = (x: number, low = 0, high = 1): number => (x < low ? low : x > high ? high : x);
+export const clamp = (x: number, low = 0, high = 1): number =>
+  x < low ? low : x > high ? high : x;
 
 /** 0 below `from`, 1 above `to`, smooth between. */
 export function smoothstep(from: number, to: number, x: number): number {

@@ -3,8 +3,8 @@
 import { sprite, TEXELS } from './atlas.ts';
 import { HAT_FITS, type HatName, type ObjectName, SEATS } from './catalogue.ts';
 import { rgb, type Rgb, smoothstep } from './colour.ts';
-import { AREA, type Picture, SIDE } from './paint.ts';
 import { type Pose } from './motion.ts';
+import { AREA, type Picture, SIDE } from './paint.ts';
 import { footprint, similarity, type Similarity, tapsFor, type Texels } from './resample.ts';
 import { type Scene } from './scene.ts';
 import { blur, textured } from './texture.ts';

@@ -50,19 +50,83 @@ export function applyGlobal(picture: Picture, look: GlobalName, fog: Float32Arra
   }
 }
 
-/** Pixels along a block of pixel art: on the background, and where the object is. */
+/** Pixels along a block of pixel art: of the background, and of the object, which stays readable. */
 const COARSE = 4;
 const FINE = 2;
+/** Levels of each primary in the palette. */
+const LEVELS = 5;
+
+/** A background as pixel art, in place. */
+export function pixelBackdrop(picture: Picture): void {
+  for (let y = 0; y < SIDE; y += COARSE)
+    for (let x = 0; x < SIDE; x += COARSE) flatten(picture, x, y, COARSE);
+}
 
 /**
- * Pixel art, in place: square blocks in a palette of few, vivid colours.
- *
- * @param mask [SIDE, SIDE] the object, whose blocks are finer
+ * The object as pixel art, in place: where it covers half of a fine block it fills all of it, and
+ * elsewhere the frame shows `backdrop`. The mask follows.
  */
-export function pixelArt(picture: Picture, mask: Float32Array): void {
-  for (let y = 0; y < SIDE; y += COARSE)
-    for (let x = 0; x < SIDE; x += COARSE) flatten(picture, x, y, COARSE, x, y, COARSE);
-  void mask;
+export function pixelFigure(picture: Picture, mask: Float32Array, backdrop: Picture): void {
+  for (let y = 0; y < SIDE; y += FINE)
+    for (let x = 0; x < SIDE; x += FINE) {
+      const covered = blockMean(mask, 0, x, y, FINE) >= 0.5;
+      fillBlock(mask, 0, x, y, FINE, covered ? 1 : 0);
+      if (covered) flatten(picture, x, y, FINE);
+      else
+        for (let c = 0; c < 3 * AREA; c += AREA)
+          for (let i = c + y * SIDE + x; i < c + (y + FINE) * SIDE; i += SIDE)
+            picture.set(backdrop.subarray(i, i + FINE), i);
+    }
+}
+
+/** Gives one block its mean colour, made vivid and rounded to the palette. */
+function flatten(picture: Picture, x: number, y: number, block: number): void {
+  const r = blockMean(picture, 0, x, y, block);
+  const g = blockMean(picture, AREA, x, y, block);
+  const b = blockMean(picture, 2 * AREA, x, y, block);
+  const grey = luma(r, g, b);
+  for (const [c, value] of [r, g, b].entries()) {
+    const vivid = clamp(0.5 + 1.1 * (grey + 1.2 * (value - grey) - 0.5));
+    const level = Math.round(vivid * (LEVELS - 1)) / (LEVELS - 1);
+    fillBlock(picture, c * AREA, x, y, block, level);
+  }
+}
+
+/** The mean of a block of the plane that begins at `plane`. */
+function blockMean(from: Float32Array, plane: number, x: number, y: number, block: number): number {
+  let sum = 0;
+  for (let j = y; j < y + block; j++)
+    for (let i = x; i < x + block; i++) sum += from[plane + j * SIDE + i];
+  return sum / (block * block);
+}
+
+function fillBlock(
+  to: Float32Array,
+  plane: number,
+  x: number,
+  y: number,
+  block: number,
+  value: number,
+): void {
+  for (let j = y; j < y + block; j++)
+    to.fill(value, plane + j * SIDE + x, plane + j * SIDE + x + block);
+}
+
+/** Strength of the edges, [SIDE, SIDE]: the colour's step to the right and downwards, one pixel wide. */
+function edges(picture: Picture): Float32Array {
+  const out = new Float32Array(AREA);
+  for (let y = 0; y < SIDE; y++)
+    for (let x = 0; x < SIDE; x++) {
+      const i = y * SIDE + x;
+      const right = x + 1 < SIDE ? i + 1 : i;
+      const below = y + 1 < SIDE ? i + SIDE : i;
+      let sum = 0;
+      for (let c = 0; c < 3 * AREA; c += AREA)
+        sum +=
+          (picture[c + right] - picture[c + i]) ** 2 + (picture[c + below] - picture[c + i]) ** 2;
+      out[i] = Math.sqrt(sum);
+    }
+  return out;
 }
 
 const PAPER = rgb('#fdfcf7');

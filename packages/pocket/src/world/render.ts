@@ -6,7 +6,15 @@ import { paintBackground } from './backgrounds.ts';
 import { type PaintName } from './catalogue.ts';
 import { rgb, type Rgb } from './colour.ts';
 import { buildFigure, drawFigure, type Figure } from './figure.ts';
-import { applyGlobal, bleached, fogBank, outlined, pixelArt, sketched } from './looks.ts';
+import {
+  applyGlobal,
+  bleached,
+  fogBank,
+  outlined,
+  pixelBackdrop,
+  pixelFigure,
+  sketched,
+} from './looks.ts';
 import { FRAMES, type Pose, poseAt, writeFlow } from './motion.ts';
 import { AREA, blend, type Picture, SIDE } from './paint.ts';
 import { type Scene } from './scene.ts';
@@ -36,6 +44,8 @@ interface Stage {
   readonly backdrop: Picture;
   readonly figure: Figure;
   readonly fog: Float32Array;
+  /** The backdrop as pixel art, with the global look; unless that is the style, empty. */
+  readonly blocks: Picture;
 }
 
 const PAINT: { readonly [name in PaintName]: Rgb } = {
@@ -51,15 +61,21 @@ function setStage(scene: Scene): Stage {
   if (scene.style === 'sticker') bleached(backdrop);
   const foggy = scene.global === 'fog';
   const fog = foggy ? fogBank(details.fork('fog').int(2 ** 20)) : new Float32Array(0);
-  return { scene, backdrop, figure: buildFigure(scene), fog };
+  const blocks = scene.style === 'pixel art' ? backdrop.slice() : new Float32Array(0);
+  if (blocks.length > 0) {
+    if (scene.global) applyGlobal(blocks, scene.global, fog);
+    pixelBackdrop(blocks);
+  }
+  return { scene, backdrop, figure: buildFigure(scene), fog, blocks };
 }
 
 /** Fills `pixels` and `mask`, which must be zero. */
-function shoot({ scene, backdrop, figure, fog }: Stage, pose: Pose, { pixels, mask }: Frame): void {
+function shoot(stage: Stage, pose: Pose, { pixels, mask }: Frame): void {
+  const { scene, backdrop, figure, fog, blocks } = stage;
   pixels.set(backdrop);
   drawFigure(pixels, mask, figure, pose);
   if (scene.global) applyGlobal(pixels, scene.global, fog);
-  if (scene.style === 'pixel art') pixelArt(pixels);
+  if (scene.style === 'pixel art') pixelFigure(pixels, mask, blocks);
   if (scene.drawing === 'sketch') sketched(pixels);
   else if (scene.drawing)
     for (let i = 0; i < AREA; i++)

@@ -46,8 +46,10 @@ export interface Scene {
 /** Fields to hold while the others are drawn; `undefined` holds a field empty. */
 export type Fixed = Partial<Scene>;
 
-/** Backgrounds too dark already for the look of night. */
-const DARK: readonly BackgroundName[] = ['night', 'sunset'];
+/** Backgrounds bright enough for the look of night to show. */
+export const BRIGHT: readonly BackgroundName[] = BACKGROUNDS.filter(
+  (name) => name !== 'night' && name !== 'sunset',
+);
 
 /** A random scene of the training world: `rng` advances by one draw, whatever is fixed. */
 export function sampleScene(rng: Rng, fixed: Fixed = {}): Scene {
@@ -68,9 +70,12 @@ export function sampleScene(rng: Rng, fixed: Fixed = {}): Scene {
     ...fixed,
   };
   const scene = compact(drawn);
-  const tooDark = scene.global === 'night' && DARK.includes(scene.background);
+  const tooDark = scene.global === 'night' && !BRIGHT.includes(scene.background);
   const tooMuch = scene.style !== undefined && scene.global !== undefined;
-  return !('global' in fixed) && (tooDark || tooMuch) ? edited(scene, { global: undefined }) : scene;
+  const tooBrown = scene.texture !== undefined && scene.global === 'sepia';
+  return !('global' in fixed) && (tooDark || tooMuch || tooBrown)
+    ? edited(scene, { global: undefined })
+    : scene;
 }
 
 /** The scene with some fields changed; a field set to undefined is gone. */

@@ -2,7 +2,18 @@
 
 import { sprite, TEXELS } from './atlas.ts';
 import { type ObjectName, type TextureName } from './catalogue.ts';
-import { cells, clamp, lattice, luma, noise, type Ramp, rgb, type Rgb, shade, smoothstep } from './colour.ts';
+import {
+  cells,
+  clamp,
+  lattice,
+  luma,
+  noise,
+  type Ramp,
+  rgb,
+  type Rgb,
+  shade,
+  smoothstep,
+} from './colour.ts';
 
 interface Material {
   readonly tones: Ramp;
@@ -44,12 +55,7 @@ const MATERIALS: { readonly [name in TextureName]: Material } = {
     },
   },
   stone: {
-    tones: [
-      stop(0, '#2a2a2e'),
-      stop(0.35, '#67656a'),
-      stop(0.65, '#9d9b9c'),
-      stop(1, '#d8d5d0'),
-    ],
+    tones: [stop(0, '#2a2a2e'), stop(0.35, '#67656a'), stop(0.65, '#9d9b9c'), stop(1, '#d8d5d0')],
     relief: 0.8,
     grain: (x, y, tone) => {
       const { edge } = cells(x / 24 + 0.4 * noise(x / 8, y / 8, 5), y / 24, 23);
@@ -110,7 +116,8 @@ function tonalRange(plain: Float32Array): { low: number; high: number; gamma: nu
   const spare = Math.max(0, 0.4 - (last - first));
   const low = first - 0.6 * spare;
   const high = last + 0.4 * spare;
-  const mean = light.reduce((sum, value) => sum + clamp((value - low) / (high - low)), 0) / light.length;
+  const mean =
+    light.reduce((sum, value) => sum + clamp((value - low) / (high - low)), 0) / light.length;
   return { low, high, gamma: clamp(Math.log(0.6) / Math.log(mean), 0.45, 1.3) };
 }
 
@@ -122,7 +129,12 @@ function rounded(plain: Float32Array): Float32Array {
 }
 
 /** A box blur of the given radius over [height, width]; beyond the border lies 0. */
-export function blur(from: Float32Array, width: number, height: number, radius: number): Float32Array {
+export function blur(
+  from: Float32Array,
+  width: number,
+  height: number,
+  radius: number,
+): Float32Array {
   const across = new Float32Array(from.length);
   const out = new Float32Array(from.length);
   const share = 1 / (2 * radius + 1);

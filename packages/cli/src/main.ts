@@ -1,0 +1,36 @@
+/** The command line: commands, exit codes, one clear message per failure. */
+
+import { AttuneError } from '@attune/engine';
+import { Command, CommanderError } from 'commander';
+
+import { trainCommand } from './commands/train.ts';
+
+/** Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const program = new Command('attune')
+    .description(
+      'Stack adapters on a frozen diffusion model, align the stack without supervised data.',
+    )
+    .exitOverride()
+    .showHelpAfterError('(add --help for usage and an example)');
+  for (const command of [trainCommand]) program.addCommand(command());
+  for (const command of program.commands) command.exitOverride();
+  try {
+    await program.parseAsync(argv, { from: 'user' });
+    return 0;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    if (AttuneError.is(error)) {
+      process.stderr.write(`attune: ${error.message}\n`);
+      return ownFailures.has(error.code) ? 1 : 2;
+    }
+    const reason = error instanceof Error ? error.message : String(error);
+    process.stderr.write(`attune: unexpected: ${reason}\n`);
+    if (process.env.ATTUNE_DEBUG && error instanceof Error)
+      process.stderr.write(`${error.stack}\n`);
+    return 1;
+  }
+}
+
+/** Failures that are not the input's fault. */
+const ownFailures = new Set(['RUNTIME', 'INTERNAL', 'BAD_GRADIENT', 'RELEASED', 'INTERRUPTED']);

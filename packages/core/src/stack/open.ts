@@ -1,0 +1,66 @@
+/** A stack file as a model: the backbone loaded, each adapter created by its plugin. */
+
+import { existsSync, statSync } from 'node:fs';
+import { isAbsolute, join, resolve } from 'node:path';
+
+import { openSafetensors, Weights } from '@attune/engine';
+
+import { compose } from '../adapters/compose.ts';
+import { readJson, readWeights } from '../models/folder.ts';
+import { loadModel } from '../models/load.ts';
+import type { Model } from '../models/model.ts';
+import type { PluginLoader } from '../plugins/loader.ts';
+import type { AdapterFile } from '../plugins/plugin.ts';
+import { checkFile, type StackFile } from './schema.ts';
+
+/** Opens a stack; paths are relative to `folder`. `fresh` accepts backbone parts without weights. */
+export async function openStack(
+  stack: StackFile,
+  folder: string,
+  loader: PluginLoader,
+  { fresh = false } = {},
+): Promise<Model> {
+  const bundled = loader.ids('backbones').includes(stack.backbone);
+  const path = bundled
+    ? (await loader.get('backbones', stack.backbone)).folder()
+    : resolve(folder, stack.backbone);
+  const loaded = loadModel(path, { fresh });
+  let model: Model = stack.train ? { ...loaded, train: stack.train } : loaded;
+  for (const { name, use, from, strength, train, ...rest } of stack.adapters) {
+    const kind = await loader.get('adapters', use);
+    const options = checkFile(kind.options, rest, `adapter ${name ?? use}`);
+    const adapter = kind.create(
+      {
+        name: name ?? use.slice(use.indexOf('/') + 1),
+        model,
+        ...(from === undefined
+          ? {}
+          : { file: readAdapterFile(isAbsolute(from) ? from : join(folder, from)) }),
+        ...(strength === undefined ? {} : { strength }),
+        ...(train === undefined ? {} : { train }),
+      },
+      options,
+    );
+    model = compose(model, adapter);
+  }
+  return model;
+}
+
+/** A checkpoint file, or a folder with one and its config. */
+export function readAdapterFile(path: string): AdapterFile {
+  if (!existsSync(path) || !statSync(path).isDirectory())
+    return {
+      path,
+      weights: Weights.fromFile(path),
+      metadata: openSafetensors(path).metadata,
+    };
+  const config = ['config.json', 'adapter_config.json']
+    .map((name) => join(path, name))
+    .find((file) => existsSync(file));
+  return {
+    path,
+    weights: readWeights(path),
+    metadata: {},
+    ...(config ? { config: readJson(config) } : {}),
+  };
+}

@@ -1,0 +1,26 @@
+/** The training recipe: a stack, what it learns from, and how. */
+
+import { z } from 'zod';
+
+import { StackFile } from '../stack/schema.ts';
+import { TrainConfig } from './run.ts';
+
+/** An id of a plugin's contribution with its options. */
+const Use = z.looseObject({ use: z.string() });
+
+export const TrainRecipe = z.strictObject({
+  /** What trains is marked in the stack: `train` of the backbone or of an adapter. */
+  stack: StackFile,
+  objective: Use,
+  data: Use,
+  train: TrainConfig,
+  checkpoint: z
+    .strictObject({
+      every: z.int().positive().default(250),
+      keep: z.int().positive().default(2),
+    })
+    .prefault({}),
+  /** Steps per line of the log. */
+  log_every: z.int().positive().default(10),
+});
+export type TrainRecipe = z.infer<typeof TrainRecipe>;
