@@ -85,12 +85,11 @@ class Bundle:
         return self.record(case, strengths, call, inputs, **(wanted or {}))
 
     def save_loras(self, kinds: dict) -> None:
+        """`<name>.safetensors` by diffusers; where asked, `<name>.kohya.safetensors` and the folder `<name>.peft`."""
         for name, formats in kinds.items():
             spec = self.specs[name]
-            models = {}
-            stack = self.stack({"video": 1.0, name: 1.0} | ({"words": 1.0} if name == "words" else {}))
-            models = {part: getattr(stack, part) for part in spec}
-            tensors = loras.values(models, name, spec)
+            stack = self.stack({"video": 1.0, name: 1.0})
+            tensors = loras.values({part: getattr(stack, part) for part in spec}, name, spec)
             loras.save_diffusers(self.folder / f"{name}.safetensors", tensors, spec)
             if "kohya" in formats:
                 loras.save_kohya(self.folder / f"{name}.kohya.safetensors", tensors, spec)

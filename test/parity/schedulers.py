@@ -1,5 +1,7 @@
 """Noise schedules, timestep spacings and samplers of diffusers, as JSON tables."""
 
+from unittest.mock import patch
+
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMScheduler
 from diffusers.schedulers import scheduling_lcm
@@ -103,10 +105,8 @@ def traces() -> list[dict]:
     rows.append(trace("dpm++2m", DPMSolverMultistepScheduler(**common, use_karras_sigmas=True), 6))
     for steps in (1, 4):
         noises = [normal((SIZE,), "lcm", i) for i in range(steps)]
-        queue = iter(noises)
-        original, scheduling_lcm.randn_tensor = scheduling_lcm.randn_tensor, lambda *_a, **_k: next(queue)
-        rows.append(trace("lcm", LCMScheduler(**common), steps, noises[: steps - 1]))
-        scheduling_lcm.randn_tensor = original
+        with patch.object(scheduling_lcm, "randn_tensor", side_effect=noises):
+            rows.append(trace("lcm", LCMScheduler(**common), steps, noises[: steps - 1]))
     return rows
 
 

@@ -26,15 +26,16 @@ const zero = NoiseSchedule.of({
 const times = [0, 99, 249, 332, 499, 666, 749, 998, 999];
 const types: readonly PredictionType[] = ['epsilon', 'v_prediction', 'sample'];
 const at = ({ cx, cp }: Pair, x: number, p: number) => cx * x + cp * p;
+const rounded = (schedule: NoiseSchedule) => times.map((t) => schedule.alpha(t).toFixed(6));
+const classConfig = (name: string) => NoiseSchedule.of({ _class_name: name }).config;
 
 describe('noise', () => {
   // fdd.md §3.1; the same numbers as Lin et al.'s algorithm in torch f64.
   test('Stable Diffusion, before and after the zero-SNR rescale', () => {
-    const round = (schedule: NoiseSchedule) => times.map((t) => schedule.alpha(t).toFixed(6));
-    expect(round(plain).join(' ')).toBe(
+    expect(rounded(plain).join(' ')).toBe(
       '0.999575 0.946289 0.821847 0.732559 0.526944 0.324161 0.237957 0.068678 0.068265',
     );
-    expect(round(zero).join(' ')).toBe(
+    expect(rounded(zero).join(' ')).toBe(
       '0.999575 0.942383 0.808820 0.712986 0.492300 0.274653 0.182130 0.000444 0.000000',
     );
     expect(zero.alphaBar(999)).toBe(0);
@@ -69,10 +70,9 @@ describe('noise', () => {
   });
 
   test('classes bring their own defaults', () => {
-    const of = (name: string) => NoiseSchedule.of({ _class_name: name }).config;
-    expect(of('PNDMScheduler').set_alpha_to_one).toBe(false);
-    expect(of('EulerDiscreteScheduler').timestep_spacing).toBe('linspace');
-    expect(of('LCMScheduler').beta_schedule).toBe('scaled_linear');
+    expect(classConfig('PNDMScheduler').set_alpha_to_one).toBe(false);
+    expect(classConfig('EulerDiscreteScheduler').timestep_spacing).toBe('linspace');
+    expect(classConfig('LCMScheduler').beta_schedule).toBe('scaled_linear');
     const sd15 = { ...sd, _class_name: 'PNDMScheduler', skip_prk_steps: true, trained_betas: null };
     expect(NoiseSchedule.of(sd15).alphaBar(999)).toBe(plain.alphaBar(999));
   });
@@ -120,7 +120,7 @@ describe('grids', () => {
     expect(plain.timesteps(1, 'linspace')).toEqual([0]);
   });
 
-  // diffusers answers 61, 103, 121 and 59 more step counts with one time too many, t = −1.
+  // diffusers answers 62 of these step counts (61, 103, 121, …) with one time too many, t = −1.
   test('trailing always gives as many times as asked for, ending at 0 or above', () => {
     for (let steps = 1; steps <= 1000; steps++) {
       const grid = plain.timesteps(steps, 'trailing');
@@ -269,5 +269,42 @@ describe('k bins', () => {
 
   test('as many bins as times leaves nothing to chance', () => {
     expect(kBin(Rng.of(0), 4, 4, 'uniform')).toEqual([3, 2, 1, 0]);
+  });
+});
+
+// fdd.md §2.5: teachers N(1, ½²) and N(−1, 1²) of equal weight on the rescaled schedule.
+describe('closed forms of two Gaussian teachers', () => {
+  const weightings = {
+    'σ²': (_: number, sigma: number) => sigma ** 2,
+    '1': () => 1,
+    '2σ': (_: number, sigma: number) => 2 * sigma,
+  } as const;
+  const kappa = (w: keyof typeof weightings, s: number, from = 0, to = 999) => {
+    let sum = 0;
+    for (let t = from; t <= to; t++) {
+      const [alpha, sigma] = [zero.alpha(t), zero.sigma(t)];
+      sum += (weightings[w](alpha, sigma) * sigma * alpha) / (alpha ** 2 * s ** 2 + sigma ** 2);
+    }
+    return sum / (to - from + 1);
+  };
+  test.each([
+    ['σ²', 0.22959, 0.16834, 0.1539, 0.7227, 0.1539],
+    ['1', 0.50548, 0.29856, 0.2573, 0.6936, 0.2536],
+    ['2σ', 0.6366, 0.42852, 0.1954, 0.7098, 0.1947],
+  ] as const)('w = %s', (w, narrow, wide, mean, deviation, inner) => {
+    expect(kappa(w, 0.5)).toBeCloseTo(narrow, 4);
+    expect(kappa(w, 1)).toBeCloseTo(wide, 4);
+    const balance = (a: number, b: number) => (a - b) / (a + b);
+    expect(balance(kappa(w, 0.5), kappa(w, 1))).toBeCloseTo(mean, 3);
+    expect(balance(kappa(w, 0.5, 20, 980), kappa(w, 1, 20, 980))).toBeCloseTo(inner, 3);
+    // κ falls with s: the deviation where it equals the mean of the two.
+    let [low, high] = [0.5, 1];
+    const goal = (kappa(w, 0.5) + kappa(w, 1)) / 2;
+    for (let n = 0; n < 30; n++) {
+      const middle = (low + high) / 2;
+      if (kappa(w, middle) > goal) low = middle;
+      else high = middle;
+    }
+    expect(low).toBeCloseTo(deviation, 3);
   });
 });

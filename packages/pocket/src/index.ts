@@ -1,3 +1,4 @@
+export { default } from './plugin.ts';
 export {
   type BackgroundName,
   BACKGROUNDS,

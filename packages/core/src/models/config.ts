@@ -106,8 +106,8 @@ export const TinyVaeConfig = z.looseObject({
   upsample_fn: z.literal('nearest').default('nearest'),
   latent_channels: count.default(4),
   upsampling_scaling_factor: count.default(2),
-  num_encoder_blocks: z.array(count).default([1, 3, 3, 3]),
-  num_decoder_blocks: z.array(count).default([3, 3, 3, 1]),
+  num_encoder_blocks: z.array(z.int().nonnegative()).default([1, 3, 3, 3]),
+  num_decoder_blocks: z.array(z.int().nonnegative()).default([3, 3, 3, 1]),
   scaling_factor: z.number().default(1),
   shift_factor: z.number().default(0),
 });

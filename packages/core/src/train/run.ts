@@ -6,15 +6,8 @@ import { z } from 'zod';
 import type { Model } from '../models/model.ts';
 import type { DataSource } from './data.ts';
 import type { Objective } from './objective.ts';
-import {
-  adamw,
-  added,
-  emaUpdate,
-  globalNorm,
-  learningRate,
-  type OptimState,
-  scaled,
-} from './optim.ts';
+import { adamw, clipByGlobalNormInPlace, type OptimState } from './optim.ts';
+import { emaUpdate, learningRate } from './rates.ts';
 import { type Gradients, type Params, TrainStep } from './step.ts';
 
 export const TrainConfig = z.strictObject({
@@ -91,20 +84,16 @@ export async function* train(
         const batch = await data.batch(ids, stream);
         units.push(await unit.gradients(state.params, batch, ids, draws));
       }
-      const sum = units.map(({ grads }) => grads as Params).reduce(added);
-      const mean = scaled(sum, 1 / units.length);
-      const norm = globalNorm(mean);
+      const sum = summed(units);
+      const norm = clipByGlobalNormInPlace(sum, { max: config.clip, divisor: units.length });
       const lr = learningRate(config, state.step);
       const skipped = !Number.isFinite(norm);
       if (!skipped) {
-        const clipped = config.clip && norm > config.clip ? scaled(mean, config.clip / norm) : mean;
-        const next = optimizer.update(clipped, state.optimizer, state.params, lr);
-        state = {
-          ...state,
-          params: next.params,
-          optimizer: next.state,
-          ...(state.ema ? { ema: emaUpdate(state.ema, next.params, config.ema, state.step) } : {}),
-        };
+        const [params, moments] = optimizer.update(sum, state.optimizer, state.params, lr);
+        const ema =
+          state.ema &&
+          emaUpdate(state.ema, params, { decay: config.ema, warmup: 'ramp' }, state.step);
+        state = { ...state, params, optimizer: moments, ...(ema ? { ema } : {}) };
       }
       state = { ...state, step: state.step + 1 };
       yield {
@@ -120,6 +109,16 @@ export async function* train(
 function initialState(params: Params, config: TrainConfig): TrainState {
   const optimizer = adamw().init(params);
   return { step: 0, params, optimizer, ...(config.ema ? { ema: params } : {}) };
+}
+
+/** Gradients summed in the order of the units, into those of the first. */
+function summed([first, ...rest]: readonly Gradients[]): Params {
+  for (const { grads } of rest)
+    for (const [name, values] of Object.entries(first.grads)) {
+      const more = grads[name];
+      for (let i = 0; i < values.length; i++) values[i] += more[i];
+    }
+  return first.grads;
 }
 
 function averages(units: readonly Gradients[]): Pick<StepReport, 'loss' | 'metrics'> {

@@ -102,11 +102,11 @@ function pack(state: TrainState, shapeOf: (name: string) => readonly number[]) {
     step: state.step,
     arrays: {
       params: arrays(state.params),
-      m: arrays(state.optimizer.m),
-      v: arrays(state.optimizer.v),
+      mean: arrays(state.optimizer.mean),
+      square: arrays(state.optimizer.square),
       ...(state.ema ? { ema: arrays(state.ema) } : {}),
     },
-    state: { count: state.optimizer.count },
+    state: { updates: state.optimizer.step },
   };
 }
 
@@ -116,9 +116,9 @@ function restore({ step, arrays, state }: ReturnType<typeof loadCheckpoint>): Tr
       Object.entries(arrays[file]).map(([name, { data }]) => [name, data as Float32Array]),
     );
   const optimizer: OptimState = {
-    count: (state as { count: number }).count,
-    m: params('m'),
-    v: params('v'),
+    step: (state as { updates: number }).updates,
+    mean: params('mean'),
+    square: params('square'),
   };
   return {
     step,

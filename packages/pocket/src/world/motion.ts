@@ -1,5 +1,6 @@
 /** Where the object is in every frame, and the exact flow that follows from it. */
 
+import { type MotionName } from './catalogue.ts';
 import { AREA, SIDE } from './paint.ts';
 import { type Scene } from './scene.ts';
 
@@ -17,30 +18,32 @@ export interface Pose {
   readonly angle: number;
 }
 
+/** What each motion makes of the resting pose at t in [0, 1], with a strength in [0, 1]. */
+const MOVES: {
+  readonly [name in MotionName]: (
+    rest: Pose,
+    t: number,
+    strength: number,
+    backwards: boolean,
+  ) => Partial<Pose>;
+} = {
+  left: ({ x }, t, strength) => ({ x: x - (16 + 10 * strength) * (t - 0.5) }),
+  right: ({ x }, t, strength) => ({ x: x + (16 + 10 * strength) * (t - 0.5) }),
+  bounce: ({ y }, t, strength) => ({
+    y: y + 4 - (9 + 5 * strength) * Math.abs(Math.sin(1.5 * Math.PI * t)),
+  }),
+  grow: ({ size }, t, strength) => ({ size: size * (1.5 + 0.4 * strength) ** (t - 0.85) }),
+  shrink: ({ size }, t, strength) => ({ size: size * (1.5 + 0.4 * strength) ** (0.15 - t) }),
+  spin: (_, t, strength, backwards) => ({
+    angle: ((backwards ? -t : t) * Math.PI * (160 + 100 * strength)) / 180,
+  }),
+  still: () => ({}),
+};
+
 /** The pose in frame f of FRAMES. */
-export function poseAt(scene: Scene, f: number): Pose {
-  const { x, y, size } = scene;
-  const t = f / (FRAMES - 1);
-  const strength = Math.abs(scene.amount);
+export function poseAt({ motion, amount, x, y, size }: Scene, f: number): Pose {
   const rest: Pose = { x, y, size, angle: 0 };
-  switch (scene.motion) {
-    case 'left':
-      return { ...rest, x: x - (16 + 10 * strength) * (t - 0.5) };
-    case 'right':
-      return { ...rest, x: x + (16 + 10 * strength) * (t - 0.5) };
-    case 'bounce':
-      return { ...rest, y: y + 4 - (9 + 5 * strength) * Math.abs(Math.sin(1.5 * Math.PI * t)) };
-    case 'grow':
-      return { ...rest, size: size * (1.5 + 0.4 * strength) ** (t - 0.85) };
-    case 'shrink':
-      return { ...rest, size: size * (1.5 + 0.4 * strength) ** (0.15 - t) };
-    case 'spin': {
-      const turn = (Math.PI * (160 + 100 * strength)) / 180;
-      return { ...rest, angle: scene.amount < 0 ? -turn * t : turn * t };
-    }
-    case 'still':
-      return rest;
-  }
+  return { ...rest, ...MOVES[motion](rest, f / (FRAMES - 1), Math.abs(amount), amount < 0) };
 }
 
 /**

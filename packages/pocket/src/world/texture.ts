@@ -19,8 +19,8 @@ interface Material {
   readonly tones: Ramp;
   /** How strongly the relief shows. */
   readonly relief: number;
-  /** Moves the tone at a texel; may answer with a colour of its own. */
-  grain(x: number, y: number, tone: number): number;
+  /** The tone of a texel, from what its light and relief make it. */
+  readonly grain: (x: number, y: number, tone: number) => number;
 }
 
 const stop = (at: number, code: string): readonly [number, Rgb] => [at, rgb(code)];
@@ -123,7 +123,10 @@ function tonalRange(plain: Float32Array): { low: number; high: number; gamma: nu
 
 /** Opacity blurred three times: high in the middle of the sprite, falling towards its rim. */
 function rounded(plain: Float32Array): Float32Array {
-  let from = Float32Array.from({ length: TEXELS * TEXELS }, (_, t) => plain[t * 4 + 3]);
+  let from: Float32Array = Float32Array.from(
+    { length: TEXELS * TEXELS },
+    (_, t) => plain[t * 4 + 3],
+  );
   for (let pass = 0; pass < 3; pass++) from = blur(from, TEXELS, TEXELS, 3);
   return from;
 }

@@ -196,7 +196,7 @@ export function instruct(task: TaskName, source: Scene, target: Scene, rng?: Rng
 /** The words of motion alone. */
 export const motionWords = (): string[] => {
   const still = wordsIn([PLACES, GLOBAL_SUFFIXES, HAT_PHRASES]);
-  return [...wordsIn(MOTION_PHRASES)].filter((word) => !still.has(word)).sort();
+  return [...wordsIn(MOTION_PHRASES)].filter((word) => !still.has(word)).toSorted();
 };
 
 /** Every word that a caption or an instruction can hold, held-out ones included, in order. */
@@ -209,7 +209,7 @@ export const vocabulary = (): string[] =>
       [STYLE_PREFIXES, PLAIN_PREFIXES, SKETCH_PREFIXES, STYLE_NAMES],
       [GLOBAL_SUFFIXES, LOOKS, MOTION_PHRASES, HAT_PHRASES, PAINT_PHRASES, INSTRUCTIONS],
     ]),
-  ].sort();
+  ].toSorted();
 
 /** The words of all strings in a table, its slots left out. */
 function wordsIn(table: unknown): Set<string> {
