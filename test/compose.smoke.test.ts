@@ -95,7 +95,7 @@ for (const plan of [{ segments: 1 }, { segments: 4 }, { segments: 'marks' as con
         relativeError(out.sample, toRows(io.read('out.sample'))),
       );
       const ours = (k: string) => k.replace('sway.unet.', 'sway.video.');
-  const wrt = [...io.tensors.keys()]
+      const wrt = [...io.tensors.keys()]
         .filter((k) => k.startsWith('grad.'))
         .map((k) => k.slice(5));
       const sweep = program.sweep(wrt.map(ours), remat);

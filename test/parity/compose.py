@@ -152,11 +152,6 @@ def check_files(bundle: Bundle, lora: dict) -> None:
     pipe.load_lora_weights(bundle.folder, weight_name="look.safetensors", adapter_name="look")
     pipe.set_adapters(["look"], [0.7])
     same("look.safetensors", pipe.unet)
-    pipe.load_lora_weights(bundle.folder, weight_name="words.safetensors", adapter_name="words")
-    stack = bundle.stack({"words": 1.0})
-    ids = torch.arange(16)[None]
-    pipe.set_adapters(["words"])
-    assert error(pipe.text_encoder(ids)[0], stack.text_encoder(ids)[0]) < 1e-6, "words.safetensors differs"
 
     plain = pipeline().unet.to(F64)
     loras.merge_kohya(plain, bundle.folder / "look.kohya.safetensors", 0.7)
@@ -167,14 +162,41 @@ def check_files(bundle: Bundle, lora: dict) -> None:
         if hasattr(module, "scale_layer"):
             module.scale_layer(0.7)
     same("look.peft", wrapped.base_model.model)
+    check_words(bundle, pipeline)
+    check_sway(bundle)
 
+
+@torch.no_grad()
+def check_words(bundle: Bundle, pipeline) -> None:
+    """The same for `words`, on the text encoder and on the UNet that reads its output."""
+    ids, x = torch.arange(16)[None], bundle.inputs("words", {}, rows=1)
+
+    def run(text_encoder, unet):
+        return unet(x["sample"], x["timestep"], text_encoder(ids)[0]).sample
+
+    stack = bundle.stack({"words": 1.0})
+    want = run(stack.text_encoder, stack.unet)
+    pipe = pipeline()
+    assert error(run(pipe.text_encoder, pipe.unet), want) > 1e-3, "words does nothing"
+    pipe.load_lora_weights(bundle.folder, weight_name="words.safetensors")
+    assert error(run(pipe.text_encoder, pipe.unet), want) < 2e-6, "words.safetensors differs"
+    pipe, kohya = pipeline(), bundle.folder / "words.kohya.safetensors"
+    loras.merge_kohya(pipe.unet, kohya, 1.0)
+    loras.merge_kohya(pipe.text_encoder, kohya, 1.0, prefix="lora_te_text_model_")
+    assert error(run(pipe.text_encoder, pipe.unet), want) < 2e-6, "words.kohya.safetensors differs"
+
+
+@torch.no_grad()
+def check_sway(bundle: Bundle) -> None:
+    """The same for `sway`, on the UNet with its motion modules."""
+    x = bundle.inputs("motion", {"video": 1.0})
+    want = bundle.stack({"video": 1.0, "sway": 1.0}).call(x)
     moving = bundle.stack({"video": 1.0})
     moving.unet.load_lora_adapter(bundle.folder, prefix="unet", weight_name="sway.safetensors", adapter_name="sway")
-    x = bundle.inputs("motion", {"video": 1.0})
-    with torch.no_grad():
-        assert error(moving.call(x), bundle.stack({"video": 1.0, "sway": 1.0}).call(x)) < 1e-6, (
-            "sway.safetensors differs"
-        )
+    assert error(moving.call(x), want) < 2e-6, "sway.safetensors differs"
+    moving = bundle.stack({"video": 1.0})
+    moving.unet = PeftModel.from_pretrained(moving.unet, bundle.folder / "sway.peft").base_model.model
+    assert error(moving.call(x), want) < 2e-6, "sway.peft differs"
 
 
 @torch.no_grad()

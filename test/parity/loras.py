@@ -117,12 +117,12 @@ def save_peft(folder: Path, model, tensors: dict, spec: dict) -> None:
     assert saved.keys() == {"base_model.model." + k.removeprefix("unet.") for k in tensors}
 
 
-def merge_kohya(model, path: Path, multiplier: float) -> None:
+def merge_kohya(model, path: Path, multiplier: float, prefix="lora_unet_") -> None:
     """The one rule, W + m * alpha / r * (B A), read from a kohya file: an independent path to the same output."""
     file = load_file(path)
     with torch.no_grad():
         for name, module in model.named_modules():
-            base = "lora_unet_" + name.replace(".", "_")
+            base = prefix + name.replace(".", "_")
             if f"{base}.alpha" in file:
                 down, up, alpha = (
                     file[f"{base}.{k}"].double() for k in ("lora_down.weight", "lora_up.weight", "alpha")

@@ -18,7 +18,8 @@ export {
   trainability,
   trainableInputs,
 } from './adapters/compose.ts';
-export { TinyVaeConfig, UNetConfig } from './models/config.ts';
+export { clipText } from './models/clip.ts';
+export { ClipTextConfig, TinyVaeConfig, UNetConfig } from './models/config.ts';
 export type { Model } from './models/model.ts';
 export type { Dims, InputType, Net } from './models/net.ts';
 export { tinyDecoder, tinyEncoder } from './models/tiny-vae.ts';

@@ -13,6 +13,18 @@ const one = (convention: Guidance['convention'], scale: number): Guidance => ({
   convention,
   terms: [{ base: 'uncond', cond: 'cond', scale }],
 });
+const pair = (convention: Guidance['convention'], image: number, text: number): Guidance => ({
+  convention,
+  terms: [
+    { base: 'none', cond: 'image', scale: image },
+    { base: 'image', cond: 'both', scale: text },
+  ],
+});
+
+const deviation = (values: Float32Array) => {
+  const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
+  return Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / values.length);
+};
 const outputs = {
   uncond: f32([1, 2, 3, 4], [2, 2]),
   cond: f32([2, 2, 5, 1], [2, 2]),
@@ -54,14 +66,6 @@ describe('conventions (fdd.md §2.3)', () => {
 });
 
 describe('several conditions', () => {
-  const pair = (convention: Guidance['convention'], image: number, text: number): Guidance => ({
-    convention,
-    terms: [
-      { base: 'none', cond: 'image', scale: image },
-      { base: 'image', cond: 'both', scale: text },
-    ],
-  });
-
   test('InstructPix2Pix: ε∅∅ + s_I (ε_I∅ − ε∅∅) + s_T (ε_IT − ε_I∅)', () => {
     expect(guidanceWeights(pair('uncond+s*delta', 1.5, 7.5))).toEqual({
       none: -0.5,
@@ -98,10 +102,6 @@ describe('several conditions', () => {
 });
 
 describe('rescale (Lin et al. §3.4)', () => {
-  const deviation = (values: Float32Array) => {
-    const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
-    return Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / values.length);
-  };
   const rng = Rng.of(5);
   const uncond = rng.normals([4, 16]);
   const cond = rng.normals([4, 16]);

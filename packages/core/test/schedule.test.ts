@@ -2,19 +2,18 @@ import { AttuneError, f32, Rng } from '@attune/engine';
 import { describe, expect, test } from 'vitest';
 
 import { binEdges, kBin } from '../src/schedule/bins.ts';
+import { ddim, jumps } from '../src/schedule/ddim.ts';
 import {
-  ddim,
-  jumps,
   mix,
   noised,
   type Pair,
-  takeStep,
   target,
   toClean,
   toNoise,
   toVelocity,
-} from '../src/schedule/ddim.ts';
+} from '../src/schedule/forms.ts';
 import { NoiseSchedule, type PredictionType } from '../src/schedule/noise.ts';
+import { takeStep } from '../src/schedule/sampler.ts';
 
 const sd = { beta_start: 0.00085, beta_end: 0.012, beta_schedule: 'scaled_linear' } as const;
 const plain = NoiseSchedule.of(sd);
@@ -233,7 +232,7 @@ describe('on arrays', () => {
     const drawn = Rng.of(1)
       .normals([4, 1])
       .data.map((value) => 2 * value);
-    expect(takeStep(step, x, p, Rng.of(1)).data).toEqual(drawn);
+    expect(takeStep(step, x, p, { rng: Rng.of(1) }).x.data).toEqual(drawn);
     expect(() => takeStep(step, x, p)).toThrow(/no rng/);
   });
 });
@@ -272,6 +271,8 @@ describe('k bins', () => {
   });
 });
 
+const balance = (a: number, b: number) => (a - b) / (a + b);
+
 // fdd.md §2.5: teachers N(1, ½²) and N(−1, 1²) of equal weight on the rescaled schedule.
 describe('closed forms of two Gaussian teachers', () => {
   const weightings = {
@@ -294,7 +295,6 @@ describe('closed forms of two Gaussian teachers', () => {
   ] as const)('w = %s', (w, narrow, wide, mean, deviation, inner) => {
     expect(kappa(w, 0.5)).toBeCloseTo(narrow, 4);
     expect(kappa(w, 1)).toBeCloseTo(wide, 4);
-    const balance = (a: number, b: number) => (a - b) / (a + b);
     expect(balance(kappa(w, 0.5), kappa(w, 1))).toBeCloseTo(mean, 3);
     expect(balance(kappa(w, 0.5, 20, 980), kappa(w, 1, 20, 980))).toBeCloseTo(inner, 3);
     // κ falls with s: the deviation where it equals the mean of the two.

@@ -3,7 +3,9 @@
 import type { Weights } from '@attune/engine';
 
 import type { Adapter } from '../adapters/adapter.ts';
+import type { NoiseSchedule } from '../schedule/noise.ts';
 import type { Net } from './net.ts';
+import type { Tokenizer } from './tokenizer.ts';
 
 export interface Model {
   readonly nets: Readonly<Record<string, Net>>;
@@ -13,4 +15,18 @@ export interface Model {
   readonly adapters: readonly Adapter[];
   /** Which of the nets' own parameters train (patterns over names); none by default. */
   readonly train?: readonly string[];
+  /** The noise it was trained with, and what its prediction stands for. */
+  readonly schedule?: NoiseSchedule;
+  readonly tokenizer?: Tokenizer;
+  readonly latents?: Latents;
+}
+
+/** How the autoencoder's latents and the diffusion model's relate. */
+export interface Latents {
+  readonly channels: number;
+  /** Pixels per latent, on a side. */
+  readonly factor: number;
+  /** The diffusion model's latents are (latents − shift) · scale. */
+  readonly scale: number;
+  readonly shift: number;
 }

@@ -49,13 +49,13 @@ export interface AdapterKind<O = unknown> {
 /** A source of training data. */
 export interface DataKind<O = unknown> {
   readonly options: z.ZodType<O>;
-  create(options: O): DataSource | Promise<DataSource>;
+  create(options: O, model: Model): DataSource | Promise<DataSource>;
 }
 
 /** A training objective. */
 export interface ObjectiveKind<O = unknown> {
   readonly options: z.ZodType<O>;
-  create(options: O): Objective;
+  create(options: O, model: Model): Objective;
 }
 
 /** A bundled model, by name. */

@@ -34,6 +34,18 @@ export type PredictionType = ScheduleConfig['prediction_type'];
 /** Where sampling times lie (Lin et al. 2024, table 2). */
 export type Spacing = ScheduleConfig['timestep_spacing'];
 
+/** x = alpha · x₀ + sigma · ε, alpha² + sigma² = 1. */
+export interface Level {
+  readonly alpha: number;
+  readonly sigma: number;
+}
+
+/** The level of a noise ratio σ/α in [0, ∞]. */
+export function levelOf(ratio: number): Level {
+  const alpha = 1 / Math.hypot(1, ratio);
+  return { alpha, sigma: alpha === 0 ? 1 : ratio * alpha };
+}
+
 const stable = { beta_start: 0.00085, beta_end: 0.012 } as const;
 const spread = { timestep_spacing: 'linspace' } as const;
 /** Defaults that diffusers' classes do not share, for files that leave keys out. */
@@ -127,17 +139,43 @@ export class NoiseSchedule {
     return this.alphaBar(t) / (1 - this.alphaBar(t));
   }
 
+  /** α and σ at a time; between two integers the ratio σ/α is interpolated, as samplers do. */
+  level(t: number): Level {
+    return Number.isInteger(t)
+      ? { alpha: this.alpha(t), sigma: this.sigma(t) }
+      : levelOf(this.ratio(t));
+  }
+
+  /** σ/α at a time or between two; Infinity where no signal is left. */
+  ratio(t: number): number {
+    const low = Math.floor(t);
+    const own = this.sigma(low) / this.alpha(low);
+    return t === low ? own : own + (t - low) * (this.ratio(low + 1) - own);
+  }
+
+  /** The time of a ratio σ/α, a fraction, by interpolating its logarithm; clamped to the schedule. */
+  timeOf(ratio: number): number {
+    const low = this.#last((t) => this.ratio(t) <= ratio, this.length - 2);
+    const [from, to] = [Math.log(this.ratio(low)), Math.log(this.ratio(low + 1))];
+    return low + Math.min(1, Math.max(0, (Math.log(ratio) - from) / (to - from)));
+  }
+
   /** The time of `other` whose signal level is nearest to this schedule's at t (nearest angle φ). */
   snrEqual(t: number, other: NoiseSchedule): number {
     const want = this.phi(t);
-    let low = 0;
-    let high = other.length - 1;
-    while (high - low > 1) {
-      const middle = (low + high) >> 1;
-      if (other.phi(middle) < want) low = middle;
-      else high = middle;
+    const low = other.#last((time) => other.phi(time) <= want, other.length - 2);
+    return want - other.phi(low) <= other.phi(low + 1) - want ? low : low + 1;
+  }
+
+  /** The last time up to `most` of which `holds` is true, given that it turns false once; at least 0. */
+  #last(holds: (t: number) => boolean, most: number): number {
+    let [low, past] = [0, most + 1];
+    while (past - low > 1) {
+      const middle = (low + past) >> 1;
+      if (holds(middle)) low = middle;
+      else past = middle;
     }
-    return want - other.phi(low) <= other.phi(high) - want ? low : high;
+    return low;
   }
 
   /**
@@ -212,7 +250,8 @@ const grids: Readonly<
   },
 };
 
-function linspace(from: number, to: number, count: number): number[] {
+/** NumPy's linspace: the last value is `to` itself. */
+export function linspace(from: number, to: number, count: number): number[] {
   const stride = count > 1 ? (to - from) / (count - 1) : 0;
   return Array.from({ length: count }, (_, i) =>
     i > 0 && i === count - 1 ? to : from + i * stride,
@@ -220,7 +259,7 @@ function linspace(from: number, to: number, count: number): number[] {
 }
 
 /** Nearest integer, halves to even. */
-function roundEven(value: number): number {
+export function roundEven(value: number): number {
   const near = Math.round(value);
   return near - value === 0.5 && near % 2 !== 0 ? near - 1 : near;
 }

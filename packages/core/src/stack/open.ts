@@ -11,6 +11,7 @@ import { loadModel } from '../models/load.ts';
 import type { Model } from '../models/model.ts';
 import type { PluginLoader } from '../plugins/loader.ts';
 import type { AdapterFile } from '../plugins/plugin.ts';
+import { NoiseSchedule } from '../schedule/noise.ts';
 import { checkFile, type StackFile } from './schema.ts';
 
 /** Opens a stack; paths are relative to `folder`. `fresh` accepts backbone parts without weights. */
@@ -24,8 +25,14 @@ export async function openStack(
   const path = bundled
     ? (await loader.get('backbones', stack.backbone)).folder()
     : resolve(folder, stack.backbone);
-  const loaded = loadModel(path, { fresh });
-  let model: Model = stack.train ? { ...loaded, train: stack.train } : loaded;
+  const loaded = await loadModel(path, { fresh });
+  let model: Model = {
+    ...loaded,
+    ...(stack.train ? { train: stack.train } : {}),
+    ...(stack.schedule === 'default'
+      ? {}
+      : { schedule: NoiseSchedule.of(stack.schedule, 'schedule') }),
+  };
   for (const { name, use, from, strength, train, ...rest } of stack.adapters) {
     const kind = await loader.get('adapters', use);
     const options = checkFile(kind.options, rest, `adapter ${name ?? use}`);

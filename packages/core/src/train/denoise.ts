@@ -1,33 +1,83 @@
 /** Objective of a diffusion model: predict v, ε or x₀ of a noised latent (Ho et al. 2020; Salimans & Ho 2022). */
 
-import { input, mean, mul, reshape, square, sub, type Tensor } from '@attune/engine';
+import { add, AttuneError, f32, input, mean, mul, square, sub, type Tensor } from '@attune/engine';
 import { z } from 'zod';
 
-import type { Objective } from './objective.ts';
+import type { Latents, Model } from '../models/model.ts';
+import { lift } from '../nn/rows.ts';
+import type { NoiseSchedule } from '../schedule/noise.ts';
+import { type Objective, rowNormals } from './objective.ts';
 
 export const DenoiseOptions = z.strictObject({
   net: z.string().default('unet'),
-  /** Encode prompts inside the step, so that the text encoder can train with it. */
+  /** Encodes `pixels` inside the step; without it the data gives `latents`. */
+  encoder: z.string().optional(),
+  /** Encodes `input_ids` inside the step; without it the data gives `encoder_hidden_states`. */
   text_encoder: z.string().optional(),
 });
 export type DenoiseOptions = z.infer<typeof DenoiseOptions>;
 
 /**
- * Inputs: `sample` (the noised latents), `timestep`, `target` shaped like the sample, `weight`
- * [rows], and `encoder_hidden_states` or `input_ids`. Rows are weighted and averaged.
+ * Inputs: `pixels` [B·F, 3, H, W] or `latents`, `input_ids` [B, L] or `encoder_hidden_states`, and the
+ * ports of the stack. Times are drawn uniformly, one per clip; the loss is the mean squared error.
  */
-export function denoise({ net, text_encoder: encoder }: DenoiseOptions): Objective {
+export function denoise(options: DenoiseOptions, model: Model): Objective {
+  const { schedule, latents: space } = model;
+  if (!schedule || !space)
+    throw new AttuneError(
+      'BAD_CONFIG',
+      'denoise: the backbone needs a scheduler/scheduler_config.json and a vae to say what its latents are.',
+    );
   return {
-    trace: (run) => {
-      const text: Record<string, Tensor> = encoder
-        ? { encoder_hidden_states: run(encoder).last_hidden_state }
+    trace: (run, dims) => {
+      const { B, F } = dims;
+      const sizes = { ...dims, H: dims.H / space.factor, W: dims.W / space.factor };
+      const clean = options.encoder
+        ? scaledLatents(run(options.encoder).latents, space)
+        : input('latents', [B * F, space.channels, sizes.H, sizes.W]);
+      const perClip = (name: string) => lift(input(name, [B, 1, 1, 1]), B * F, { B, F });
+      const [alpha, sigma] = [perClip('alpha'), perClip('sigma')];
+      const noise = input('noise', clean.shape);
+      const sample = add(mul(clean, alpha), mul(noise, sigma));
+      const text = options.text_encoder
+        ? { encoder_hidden_states: run(options.text_encoder).last_hidden_state }
         : {};
-      const { sample } = run(net, text);
-      const rows = sample.dim(0);
-      const target = input('target', sample.shape);
-      const weight = input('weight', [rows]);
-      const per = mean(reshape(square(sub(sample, target)), [rows, -1]), [1]);
-      return { loss: mean(mul(per, weight)), metrics: { mse: mean(per) } };
+      const predicted = run(
+        options.net,
+        { sample, timestep: input('timestep', [B]), ...text },
+        sizes,
+      ).sample;
+      const target = targetOf(schedule, { clean, noise, alpha, sigma });
+      const loss = mean(square(sub(predicted, target)));
+      return { loss };
+    },
+    draw: (ids, rng, shapeOf) => {
+      const times = ids.map((id) => rng.fork('time', id).int(schedule.length));
+      const column = (values: number[]) => f32(values, [ids.length, 1, 1, 1]);
+      return {
+        timestep: f32(times, [ids.length]),
+        alpha: column(times.map((t) => schedule.alpha(t))),
+        sigma: column(times.map((t) => schedule.sigma(t))),
+        noise: rowNormals(ids, rng.fork('noise'), shapeOf('noise')),
+      };
     },
   };
+}
+
+/** The autoencoder's latents as the diffusion model knows them. */
+const scaledLatents = (latents: Tensor, { scale, shift }: Latents): Tensor =>
+  mul(sub(latents, shift), scale);
+
+function targetOf(
+  schedule: NoiseSchedule,
+  { clean, noise, alpha, sigma }: Readonly<Record<'clean' | 'noise' | 'alpha' | 'sigma', Tensor>>,
+): Tensor {
+  switch (schedule.predictionType) {
+    case 'epsilon':
+      return noise;
+    case 'sample':
+      return clean;
+    case 'v_prediction':
+      return sub(mul(noise, alpha), mul(clean, sigma));
+  }
 }

@@ -71,7 +71,8 @@ export async function* train(
       `A batch of ${config.batch} does not split into micro-batches of ${micro}.`,
     );
   const unit = new TrainStep(model, objective, { ...data.dims, B: micro }, runtime);
-  const optimizer = adamw({ ...config, weightDecay: config.weight_decay });
+  const { betas, eps, weight_decay: weightDecay } = config;
+  const optimizer = adamw({ betas, eps, weightDecay });
   const stream = rng.fork('data');
   const draws = rng.fork('draws');
   let state = from ?? initialState(unit.initial(), config);

@@ -1,5 +1,9 @@
 /** A training recipe as a run in a folder: resume, log, checkpoints, weights at the end. */
 
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+
 import { type NDArray, Rng, type Runtime } from '@attune/engine';
 import { stringify } from 'yaml';
 
@@ -14,6 +18,7 @@ import {
   pruneCheckpoints,
   saveCheckpoint,
 } from './checkpoint.ts';
+import { exportTrained } from './export.ts';
 import { RunFolder } from './folder.ts';
 import type { OptimState } from './optim.ts';
 import type { TrainRecipe } from './recipe.ts';
@@ -44,10 +49,11 @@ export async function runTraining(
   const objectiveKind = await loader.get('objectives', objectiveId);
   const objective = objectiveKind.create(
     checkFile(objectiveKind.options, objectiveOptions, 'objective'),
+    model,
   );
   const { use: dataId, ...dataOptions } = recipe.data;
   const dataKind = await loader.get('data', dataId);
-  const data = await dataKind.create(checkFile(dataKind.options, dataOptions, 'data'));
+  const data = await dataKind.create(checkFile(dataKind.options, dataOptions, 'data'), model);
 
   const place = RunFolder.open(run, stringify(recipe), { resume });
   try {
@@ -83,11 +89,24 @@ export async function runTraining(
     }
     if (!state) throw new Error('unreachable: a run has at least one step');
     if (saved !== state.step) save(state);
-    return { state, complete: state.step >= config.steps, path: place.path };
+    const complete = state.step >= config.steps;
+    if (complete)
+      exportTrained(model, state.ema ?? state.params, join(place.path, 'best'), {
+        source: resolve(folder, recipe.stack.backbone),
+        metadata: {
+          'attune.recipe': sha256(stringify(recipe)),
+          'attune.log': sha256(readFileSync(place.logFile, 'utf8')),
+          'attune.seed': String(config.seed),
+          'attune.step': String(state.step),
+        },
+      });
+    return { state, complete, path: place.path };
   } finally {
     place.close();
   }
 }
+
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 
 /** A state as a checkpoint. */
 function pack(state: TrainState, shapeOf: (name: string) => readonly number[]) {

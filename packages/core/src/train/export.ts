@@ -1,0 +1,59 @@
+/** Trained weights in the layout of their kind: model folders for nets, one file per adapter. */
+
+import { cpSync, existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { type NDArray, writeSafetensors } from '@attune/engine';
+
+import { inventory, trainability } from '../adapters/compose.ts';
+import type { Model } from '../models/model.ts';
+import { nominalDims } from '../models/net.ts';
+import type { Params } from './step.ts';
+
+/** File names that diffusers and transformers look for. */
+const fileOf = (part: string): string =>
+  part === 'text_encoder' ? 'model.safetensors' : 'diffusion_pytorch_model.safetensors';
+
+/**
+ * Writes everything that trained into `folder`: a part of the backbone as `<part>/…`, with its config
+ * copied from `source`; an adapter as `<adapter>.safetensors`, keys without its name.
+ */
+export function exportTrained(
+  model: Model,
+  trained: Params,
+  folder: string,
+  { source, metadata }: { source: string; metadata: Readonly<Record<string, string>> },
+): string[] {
+  const trains = trainability(model);
+  const { params } = inventory(model, nominalDims);
+  const groups = new Map<string, Record<string, NDArray>>();
+  const touched = new Set([...params.keys()].filter(trains).map(groupOf));
+  for (const { name, shape } of params.values()) {
+    const group = groupOf(name);
+    if (!touched.has(group)) continue;
+    const named = groups.get(group) ?? {};
+    const data = trained[name];
+    named[name.slice(group.length + 1)] = data
+      ? { dtype: 'f32', shape, data }
+      : model.weights.entry(name).load();
+    groups.set(group, named);
+  }
+  mkdirSync(folder, { recursive: true });
+  const adapters = new Set(model.adapters.map(({ name }) => name));
+  return [...groups].map(([group, named]) => {
+    if (adapters.has(group)) {
+      const file = join(folder, `${group}.safetensors`);
+      writeSafetensors(file, named, metadata);
+      return file;
+    }
+    const part = join(folder, group);
+    mkdirSync(part, { recursive: true });
+    const config = join(source, group, 'config.json');
+    if (existsSync(config)) cpSync(config, join(part, 'config.json'));
+    const file = join(part, fileOf(group));
+    writeSafetensors(file, named, { format: 'pt', ...metadata });
+    return file;
+  });
+}
+
+const groupOf = (name: string): string => name.slice(0, name.indexOf('.'));
