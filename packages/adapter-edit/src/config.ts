@@ -8,7 +8,7 @@ export const EditConfig = UNetConfig.extend({
   conditioning_channels: z.int().positive().default(3),
   controlnet_conditioning_channel_order: z.enum(['rgb', 'bgr']).default('rgb'),
   global_pool_conditions: z.boolean().default(false),
-  /** Ours: number of task labels; 0 leaves the task embedding out. */
-  num_tasks: z.int().nonnegative().default(0),
+  /** Number of task labels (port `task`), added to the time embedding; absent: none. */
+  num_class_embeds: z.int().positive().nullish(),
 });
 export type EditConfig = z.infer<typeof EditConfig>;

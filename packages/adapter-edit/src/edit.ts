@@ -59,7 +59,7 @@ function portsOf(config: EditConfig): Ports {
       shape: ({ L }) => [L, Number(config.cross_attention_dim)],
       defaultTo: 'encoder_hidden_states',
     },
-    ...(config.num_tasks > 0
+    ...(config.num_class_embeds
       ? { task: { per: 'clip', shape: () => [], dtype: 'i64' } as const }
       : {}),
   };
@@ -74,10 +74,9 @@ interface Control {
 function control(root: Scope, ports: PortValues, config: EditConfig): Control {
   const { sample, timestep } = root.call.inputs;
   const width = config.block_out_channels[0];
-  const task =
-    config.num_tasks > 0
-      ? embedding(root.at('task_embedding'), ports.task, config.num_tasks, width * 4)
-      : undefined;
+  const task = config.num_class_embeds
+    ? embedding(root.at('class_embedding'), ports.task, config.num_class_embeds, width * 4)
+    : undefined;
   const { skips, mid } = encoder(root, config, {
     sample,
     timestep,

@@ -66,3 +66,16 @@ export { TrainRecipe } from './train/recipe.ts';
 export { type StepReport, train, TrainConfig, type TrainState } from './train/run.ts';
 export { runTraining } from './train/start.ts';
 export { default } from './plugins/builtin.ts';
+export { type Guidance, guidanceBranches, guide } from './sample/guidance.ts';
+export { type FirstStep, kBin } from './schedule/bins.ts';
+export { ddim, ddimPlan } from './schedule/ddim.ts';
+export { mix, noised, type Pair, target, toClean, toNoise, toVelocity } from './schedule/forms.ts';
+export {
+  NoiseSchedule,
+  type PredictionType,
+  ScheduleConfig,
+  type Spacing,
+} from './schedule/noise.ts';
+export { type Plan, type Step, takeStep } from './schedule/sampler.ts';
+export { Tokenizer } from './models/tokenizer.ts';
+export { trainWordTokenizer } from './models/bpe.ts';

@@ -26,12 +26,20 @@ export const weightings = {
 export type Weighting = keyof typeof weightings;
 
 /** x_t = α x₀ + σ ε, written into a fresh array. */
-export function diffuse(x0: Float32Array, noise: Float32Array, { alpha, sigma }: Level): Float32Array {
+export function diffuse(
+  x0: Float32Array,
+  noise: Float32Array,
+  { alpha, sigma }: Level,
+): Float32Array {
   return x0.map((x, i) => alpha * x + sigma * noise[i]);
 }
 
 /** v = α ε − σ x₀. */
-export function velocity(x0: Float32Array, noise: Float32Array, { alpha, sigma }: Level): Float32Array {
+export function velocity(
+  x0: Float32Array,
+  noise: Float32Array,
+  { alpha, sigma }: Level,
+): Float32Array {
   return x0.map((x, i) => alpha * noise[i] - sigma * x);
 }
 

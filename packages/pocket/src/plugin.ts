@@ -1,13 +1,23 @@
-/** Pocket as a plugin: its data for the training command. */
+/** Pocket as a plugin: its model and its data. */
+
+import { fileURLToPath } from 'node:url';
 
 import { dataKind, definePlugin } from '@attune/core';
 import { z } from 'zod';
 
+import { captioned, CaptionedOptions } from './data/captioned.ts';
 import { images } from './data/images.ts';
+
+/** The bundled model, in diffusers' layout. */
+const models = (): string => fileURLToPath(new URL('../models', import.meta.url));
 
 export default definePlugin({
   api: 1,
   contributes: {
-    data: { images: dataKind({ options: z.strictObject({}), create: images }) },
+    backbones: { pocket: { folder: models } },
+    data: {
+      captioned: dataKind({ options: CaptionedOptions, create: captioned }),
+      images: dataKind({ options: z.strictObject({}), create: images }),
+    },
   },
 });

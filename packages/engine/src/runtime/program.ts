@@ -267,8 +267,11 @@ export class Sweep {
     return { outputs, tape: { feeds, values: kept ? values : clip.values, kept } };
   }
 
-  /** Pours the cotangents of one step's outputs into `bar`. */
-  async back(tape: Tape, cotangents: Feeds, bar: Cotangents): Promise<void> {
+  /**
+   * The backward pass of one step: cotangents of its outputs in, gradients of its own inputs (those of
+   * rate `step`) out. What belongs to the clip is poured into `bar`, summed over steps.
+   */
+  async back(tape: Tape, cotangents: Feeds, bar: Cotangents): Promise<Record<string, F32Array>> {
     const own: Cotangents = new Map();
     for (const [name, t] of Object.entries(this.#program.outputs)) {
       if (!cotangents[name]) continue;
@@ -276,13 +279,20 @@ export class Sweep {
       pour(inStep ? own : bar, t, checked(cotangents, name, t) as F32Array);
     }
     await this.#sweep('step', tape, own, bar);
+    return this.#named((t) => isInput(t) && t.attrs.rate === 'step', own);
   }
 
-  /** Sweeps the clip-rate segments, once, and returns the gradients by name. */
+  /** Sweeps the clip-rate segments, once, and returns the gradients of what belongs to the clip. */
   async finish(clip: Tape, bar: Cotangents): Promise<Record<string, F32Array>> {
     await this.#sweep('clip', clip, bar, bar);
+    return this.#named((t) => !(isInput(t) && t.attrs.rate === 'step'), bar);
+  }
+
+  #named(wanted: (t: Tensor) => boolean, bar: Cotangents): Record<string, F32Array> {
     return Object.fromEntries(
-      this.#targets.map((t) => [(t.attrs as { name: string }).name, bar.get(t) ?? zeroLike(t)]),
+      this.#targets
+        .filter(wanted)
+        .map((t) => [(t.attrs as { name: string }).name, bar.get(t) ?? zeroLike(t)]),
     );
   }
 
@@ -294,8 +304,8 @@ export class Sweep {
     const clip = await this.clip(feeds);
     const { outputs, tape } = await this.step(clip, feeds);
     const bar: Cotangents = new Map();
-    await this.back(tape, cotangents, bar);
-    return { outputs, grads: await this.finish(clip, bar) };
+    const own = await this.back(tape, cotangents, bar);
+    return { outputs, grads: { ...own, ...(await this.finish(clip, bar)) } };
   }
 
   async #run(rate: Segment['rate'], { feeds, values }: Tape, keep: boolean): Promise<void> {
@@ -306,7 +316,7 @@ export class Sweep {
     }
   }
 
-  /** `own` holds cotangents of this rate's values; those of slower values and of leaves go to `bar`. */
+  /** `own` holds cotangents of this rate's values and inputs; those of slower ones go to `bar`. */
   async #sweep(rate: Segment['rate'], tape: Tape, own: Cotangents, bar: Cotangents): Promise<void> {
     const here = this.#program.segments
       .map((segment, i) => ({ segment, backward: this.#backward[i] }))
@@ -317,7 +327,12 @@ export class Sweep {
     // Several segments need each other's crossing values again; one alone starts from its inputs.
     if (!tape.kept && !(fuse && here.length === 1))
       await this.#run(rate, { ...tape, values }, !fuse);
-    const mine = new Set(here.flatMap(({ segment }) => segment.outputs));
+    const mine = new Set<Tensor>([
+      ...here.flatMap(({ segment }) => segment.outputs),
+      ...(rate === 'step'
+        ? this.#targets.filter((t) => isInput(t) && t.attrs.rate === 'step')
+        : []),
+    ]);
     for (const { backward } of here.toReversed()) {
       if (!backward) continue;
       const { ys, seeds, xs, grads } = backward;

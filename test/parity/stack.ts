@@ -1,0 +1,89 @@
+/** The composition fixtures as models and arrays. */
+
+import { edit, EditConfig } from '@attune/adapter-edit';
+import { lora, readLora } from '@attune/adapter-lora';
+import { video, VideoConfig } from '@attune/adapter-video';
+import {
+  type Adapter,
+  compose,
+  inventory,
+  loadModel,
+  type Model,
+  nominalDims,
+  readAdapterFile,
+} from '@attune/core';
+import { type F32Array, type NDArray, openSafetensors } from '@attune/engine';
+
+const fixtures = 'test/parity/fixtures';
+
+export interface Case {
+  readonly model: Model;
+  /** Tensors by name: `in.…`, `out.…`, `cot.…`, `grad.…`; clips as rows (b f). */
+  readonly io: ReadonlyMap<string, NDArray>;
+}
+
+/** A case of test/parity/fixtures/compose/<name>, its adapters stacked as its metadata says. */
+export async function openCase(name: string, file: string): Promise<Case> {
+  const folder = `${fixtures}/compose/${name}`;
+  const source = openSafetensors(`${folder}/io.${file}.safetensors`);
+  const { adapters } = JSON.parse(source.metadata.case) as { adapters: Record<string, number> };
+  let model = await loadModel(`${fixtures}/unet/${name}`);
+  for (const adapter of ['video', 'edit', 'look', 'sway', 'words'])
+    if (adapter in adapters)
+      model = compose(model, openAdapter(folder, adapter, adapters[adapter], model));
+  const io = new Map([...source.tensors.keys()].map((key) => [key, asRows(source.read(key))]));
+  return { model, io };
+}
+
+function openAdapter(folder: string, name: string, strength: number, model: Model): Adapter {
+  if (name === 'video' || name === 'edit') {
+    const { weights, config } = readAdapterFile(`${folder}/${name}`);
+    return name === 'video'
+      ? video({ config: VideoConfig.parse(config), weights, strength })
+      : edit({ config: EditConfig.parse(config), weights, strength });
+  }
+  return loraFrom(`${folder}/${name}.safetensors`, name, model, strength);
+}
+
+/** A LoRA file as a trainable adapter. */
+export function loraFrom(path: string, name: string, model: Model, strength = 1): Adapter {
+  const addresses = [...inventory(model, nominalDims).sites].flatMap((site) =>
+    site.startsWith('layer:') ? [site.slice(6)] : [],
+  );
+  const { weights, modules } = readLora(readAdapterFile(path), new Set(addresses));
+  return lora({ name, weights, modules, train: true, strength });
+}
+
+/** A clip [B, C, F, H, W] as rows [B·F, C, H, W]; i64 times as f32; anything else as it is. */
+function asRows(array: NDArray): NDArray {
+  if (array.shape.length !== 5) return array;
+  const [b, c, f, h, w] = array.shape;
+  const source = array.data as Float32Array;
+  const data = new Float32Array(source.length);
+  const size = h * w;
+  for (let i = 0; i < b; i++)
+    for (let j = 0; j < c; j++)
+      for (let k = 0; k < f; k++) {
+        const from = ((i * c + j) * f + k) * size;
+        data.set(source.subarray(from, from + size), ((i * f + k) * c + j) * size);
+      }
+  return { dtype: 'f32', shape: [b * f, c, h, w], data };
+}
+
+/** Inputs of a case, times as f32. */
+export function feedsOf(io: Case['io']): Record<string, NDArray> {
+  const feeds: Record<string, NDArray> = {};
+  for (const [key, array] of io)
+    if (key.startsWith('in.')) feeds[key.slice(3)] = /timestep/.test(key) ? floats(array) : array;
+  return feeds;
+}
+
+const floats = ({ shape, data }: NDArray): F32Array => ({
+  dtype: 'f32',
+  shape,
+  data: Float32Array.from(data as Float32Array, Number),
+});
+
+/** The fixture's name of a gradient: its `sway` LoRA spells the motion modules as a UNet's. */
+export const fixtureName = (name: string): string =>
+  `grad.${name.replace(/^sway\.video\./, 'sway.unet.').replace('.text_encoder.text_model.', '.text_encoder.')}`;
