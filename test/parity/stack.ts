@@ -8,6 +8,7 @@ import {
   compose,
   inventory,
   loadModel,
+  materialize,
   type Model,
   nominalDims,
   readAdapterFile,
@@ -32,7 +33,8 @@ export async function openCase(name: string, file: string): Promise<Case> {
     if (adapter in adapters)
       model = compose(model, openAdapter(folder, adapter, adapters[adapter], model));
   const io = new Map([...source.tensors.keys()].map((key) => [key, asRows(source.read(key))]));
-  return { model, io };
+  // Every weight of every file must be asked for, and every parameter must be there.
+  return { model: materialize(model, { dims: nominalDims }), io };
 }
 
 function openAdapter(folder: string, name: string, strength: number, model: Model): Adapter {

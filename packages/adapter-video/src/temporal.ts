@@ -1,20 +1,13 @@
 /** The temporal transformer of AnimateDiff (arXiv 2307.04725), in diffusers' layout. */
 
-import {
-  attention,
-  feedForward,
-  layerNorm,
-  linear,
-  ones,
-  type Rows,
-  type Scope,
-  zeros,
-} from '@attune/core';
+import { attention, feedForward, layerNorm, linear, ones, type Rows, type Scope, zeros } from '@attune/core';
 import {
   add,
   AttuneError,
+  f32,
   groupNorm,
   reshape,
+  slice,
   type Tensor,
   transpose,
   values,
@@ -27,6 +20,8 @@ export interface TemporalOptions {
   /** Frames the position table reaches. */
   readonly maxFrames: number;
   readonly rows: Rows;
+  /** Positions are a parameter (`pos_embed.pe`) of each block, as some files store them. */
+  readonly storedPositions: boolean;
 }
 
 /**
@@ -36,7 +31,7 @@ export interface TemporalOptions {
 export function temporalTransformer(
   scope: Scope,
   x: Tensor,
-  { heads, layers, groups, maxFrames, rows: { B, F } }: TemporalOptions,
+  { heads, layers, groups, maxFrames, rows: { B, F }, storedPositions }: TemporalOptions,
 ): Tensor {
   const [, c, h, w] = x.shape;
   if (F > maxFrames)
@@ -57,9 +52,11 @@ export function temporalTransformer(
   const tokens = reshape(transpose(normal, [0, 3, 2, 1]), [B * h * w, F, c]);
   const inner = c;
   let t = linear(scope.at('proj_in'), tokens, inner);
-  const positions = values(sinusoids(F, inner), [1, F, inner]);
   for (let i = 0; i < layers; i++) {
     const block = scope.at('transformer_blocks', i);
+    const positions = storedPositions
+      ? slice(storedTable(block, maxFrames, inner), 1, 0, F)
+      : values(sinusoids(F, inner), [1, F, inner]);
     for (const n of [1, 2]) {
       const seen = add(layerNorm(block.at(`norm${n}`), t), positions);
       t = add(t, attention(block.at(`attn${n}`), seen, { heads }));
@@ -69,6 +66,13 @@ export function temporalTransformer(
   const out = linear(scope.at('proj_out'), t, c, { init: zeros });
   return reshape(transpose(reshape(out, [B, h * w, F, c]), [0, 2, 3, 1]), x.shape);
 }
+
+const storedTable = (block: Scope, frames: number, channels: number): Tensor =>
+  block
+    .at('pos_embed')
+    .param('pe', [1, frames, channels], () =>
+      f32(sinusoids(frames, channels), [1, frames, channels]),
+    );
 
 /** Positions [F, C]: sine at even, cosine at odd channels, base 10⁴. */
 function sinusoids(frames: number, channels: number): Float32Array {

@@ -40,6 +40,9 @@ export function video({ name = 'video', config, weights, strength, train }: Vide
     per: 'clip',
     shape: ({ C = 4, H, W }) => [C, H, W],
   };
+  const storedPositions = [...(weights?.names() ?? [])].some((key) =>
+    key.endsWith('.pos_embed.pe'),
+  );
   return {
     name,
     ports: config.first_frame ? { first_frame: firstFrame } : {},
@@ -48,16 +51,17 @@ export function video({ name = 'video', config, weights, strength, train }: Vide
     ...(strength === undefined ? {} : { strength }),
     ...(train ? { train } : {}),
     attach: (_, ports): Tap[] => {
+      const motionAt = (value: Tensor, site: Site) => motion(value, site, config, storedPositions);
       const taps: Tap[] = [
         {
           at: 'hidden:unet.*_blocks.*.hidden.*',
-          delta: (value, site) => motion(value, site, config),
+          delta: motionAt,
         },
       ];
       if (config.use_motion_mid_block)
         taps.push({
           at: 'hidden:unet.mid_block.hidden.*',
-          delta: (value, site) => motion(value, site, config),
+          delta: motionAt,
         });
       if (config.first_frame)
         taps.push({
@@ -70,7 +74,12 @@ export function video({ name = 'video', config, weights, strength, train }: Vide
 }
 
 /** `hidden.j` of a block belongs to its `motion_modules.j`. */
-function motion(value: Tensor, { address, root, call }: Site, config: VideoConfig): Tensor {
+function motion(
+  value: Tensor,
+  { address, root, call }: Site,
+  config: VideoConfig,
+  storedPositions: boolean,
+): Tensor {
   const [, block, ...rest] = address.split('.');
   const mid = block === 'mid_block';
   const levels = config.block_out_channels.length;
@@ -88,6 +97,7 @@ function motion(value: Tensor, { address, root, call }: Site, config: VideoConfi
     groups: config.motion_norm_num_groups,
     maxFrames: config.motion_max_seq_length,
     rows: call,
+    storedPositions,
   });
 }
 
