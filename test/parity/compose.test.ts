@@ -121,8 +121,10 @@ describe('three DDIM steps through the whole stack', () => {
       expect(count).toBe(gradientsIn(opened.io));
       first ??= result;
       expect(relativeError(result.latents, first.latents)).toBeLessThan(1e-5);
-      for (const [name, got] of Object.entries(result.grads))
-        expect(relativeError(got, first.grads[name]), name).toBeLessThan(gradientLimit);
+      const apart = Object.entries(result.grads).map(([name, got]) =>
+        relativeError(got, first!.grads[name]),
+      );
+      expect(Math.max(...apart)).toBeLessThan(1e-4);
     },
     60_000,
   );

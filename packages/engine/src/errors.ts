@@ -25,7 +25,7 @@ export class AttuneError extends Error {
 export function nearest(word: string, candidates: Iterable<string>, count = 3): string[] {
   const scored = [...new Set(candidates)].map((name) => ({ name, far: distance(word, name) }));
   return scored
-    .sort((a, b) => a.far - b.far || (a.name < b.name ? -1 : 1))
+    .toSorted((a, b) => a.far - b.far || (a.name < b.name ? -1 : 1))
     .slice(0, count)
     .map(({ name }) => name);
 }

@@ -118,4 +118,9 @@ export {
   type Session,
 } from './runtime/session.ts';
 export { type WeightEntry, Weights } from './weights/store.ts';
-export { openSafetensors, type SafetensorsFile, writeSafetensors } from './weights/safetensors.ts';
+export {
+  encodeSafetensors,
+  openSafetensors,
+  type SafetensorsFile,
+  writeSafetensors,
+} from './weights/safetensors.ts';

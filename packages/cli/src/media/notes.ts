@@ -1,5 +1,7 @@
 /** Settings and seeds written inside the file itself: PNG text, EXIF, a GIF comment. mp4 has its own tag. */
 
+import { crc32 } from 'node:zlib';
+
 import { badArgument } from '@attune/engine';
 import type { Exif } from 'sharp';
 
@@ -37,16 +39,6 @@ function pngChunk(type: string, data: Uint8Array): Buffer {
   chunk.set(body, 4);
   chunk.writeUInt32BE(crc32(body), body.length + 4);
   return chunk;
-}
-
-/** CRC-32 as PNG wants it. */
-function crc32(bytes: Uint8Array): number {
-  let crc = ~0;
-  for (const byte of bytes) {
-    crc ^= byte;
-    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xed_b8_83_20 : 0);
-  }
-  return ~crc >>> 0;
 }
 
 /** A GIF with the notes as a comment before its final byte. */

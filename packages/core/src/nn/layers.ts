@@ -81,13 +81,13 @@ export function groupNorm(scope: Scope, x: Tensor, groups: number, eps: number):
 /** Layer normalisation of x over its last axis. */
 export function layerNorm(scope: Scope, x: Tensor, eps = 1e-5): Tensor {
   const channels = [x.dim(-1)];
-  const normal = normalize(x, eps);
+  const centred = normalize(x, eps);
   return scope.layer({
     type: 'norm',
     x,
     weight: scope.param('weight', channels, ones),
     bias: scope.param('bias', channels, zeros),
-    apply: (w, b) => add(mul(normal, w), b!),
+    apply: (w, b) => add(mul(centred, w), b!),
   });
 }
 

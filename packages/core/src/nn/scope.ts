@@ -51,7 +51,7 @@ export interface LayerSite {
   /** The layer without any tap. */
   readonly output: Tensor;
   /** The same layer with other parameters. */
-  apply(weight: Tensor, bias?: Tensor): Tensor;
+  readonly apply: (weight: Tensor, bias?: Tensor) => Tensor;
 }
 
 export interface AttentionSite {

@@ -80,6 +80,6 @@ export interface Plugin {
 export const definePlugin = (plugin: Plugin): Plugin => plugin;
 
 /** Ties a kind's options to its `create`, then forgets their type. */
-export const adapterKind = <O>(kind: AdapterKind<O>): AdapterKind => kind as AdapterKind;
-export const dataKind = <O>(kind: DataKind<O>): DataKind => kind as DataKind;
-export const objectiveKind = <O>(kind: ObjectiveKind<O>): ObjectiveKind => kind as ObjectiveKind;
+export const adapterKind = <O>(kind: AdapterKind<O>): AdapterKind => kind;
+export const dataKind = <O>(kind: DataKind<O>): DataKind => kind;
+export const objectiveKind = <O>(kind: ObjectiveKind<O>): ObjectiveKind => kind;

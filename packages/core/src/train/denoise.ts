@@ -77,7 +77,7 @@ function targetOf(
       return noise;
     case 'sample':
       return clean;
-    case 'v_prediction':
+    default:
       return sub(mul(noise, alpha), mul(clean, sigma));
   }
 }

@@ -6,7 +6,7 @@ import { ancestors, type Tensor } from './tensor.ts';
 
 /** One line per tensor that `outputs` need: `%3 = mul(%1, %2) [2, 3]`. */
 export function show(outputs: Tensor | readonly Tensor[]): string {
-  const roots = outputs instanceof Array ? outputs : [outputs as Tensor];
+  const roots = Array.isArray(outputs) ? (outputs as readonly Tensor[]) : [outputs as Tensor];
   const names = new Map<Tensor, string>();
   const lines: string[] = [];
   for (const t of ancestors(roots)) {

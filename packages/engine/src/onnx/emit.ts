@@ -8,7 +8,7 @@ import type { Emitter, OnnxAttrs, Value } from '../graph/op.ts';
 import { sameShape } from '../graph/shape.ts';
 import { ancestors, type Tensor } from '../graph/tensor.ts';
 import { onnxType } from '../ops/structural.ts';
-import { bytesOf, type DType, type NDArray } from '../runtime/array.ts';
+import { bytesOf, type NDArray } from '../runtime/array.ts';
 import type { WeightEntry } from '../weights/store.ts';
 import { modelProto, nodeProto, tensorProto, valueInfo } from './proto.ts';
 
@@ -100,7 +100,8 @@ class GraphEmitter implements Emitter {
     const { name } = t.attrs as { name: string };
     const known = this.#constants.get(`weight ${name}`);
     if (known) return known;
-    const { dtype, shape, source, load } = this.#request.weight(name);
+    const entry = this.#request.weight(name);
+    const { dtype, shape, source } = entry;
     if (!sameShape(shape, t.shape))
       throw new AttuneError(
         'WEIGHT_SHAPE',
@@ -109,7 +110,7 @@ class GraphEmitter implements Emitter {
       );
     const payload = source
       ? { location: relative(source.file), offset: source.offset, length: source.length }
-      : bytesOf(load());
+      : bytesOf(entry.load());
     this.#initializers.push(tensorProto(name, onnxType[dtype], shape, payload));
     const value = dtype === 'f32' ? name : this.node('Cast', [name], { to: onnxType.f32 });
     this.#constants.set(`weight ${name}`, value);
@@ -150,7 +151,7 @@ class GraphEmitter implements Emitter {
 
   ints(values: readonly number[]): Value {
     const data = BigInt64Array.from(values, (value) => BigInt(value));
-    return this.constant({ dtype: 'i64' as DType, shape: [values.length], data });
+    return this.constant({ dtype: 'i64', shape: [values.length], data });
   }
 
   wants(node: Tensor, index: number): boolean {

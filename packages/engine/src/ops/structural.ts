@@ -135,9 +135,9 @@ export function slice(x: Tensor, axis: number, start: number, end?: number, step
 /** Puts step-1 zeros between (and, for the last, no zeros after) the values of one axis. */
 function dilate(x: Tensor, axis: number, step: number): Tensor {
   const at = axis + 1;
-  const split = reshape(x, [...x.shape.slice(0, at), 1, ...x.shape.slice(at)]);
+  const apart = reshape(x, [...x.shape.slice(0, at), 1, ...x.shape.slice(at)]);
   const wide = reshape(
-    pad(split, at, 0, step - 1),
+    pad(apart, at, 0, step - 1),
     x.shape.map((dim, i) => (i === axis ? dim * step : dim)),
   );
   return slice(wide, axis, 0, x.shape[axis] * step - (step - 1));

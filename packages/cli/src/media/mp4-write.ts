@@ -1,0 +1,130 @@
+/** H.264 mp4 in-process: webcodecs encodes, mediabunny builds the container. */
+
+import type { EncodedPacket } from 'mediabunny';
+
+import { checkFrame, type Frame, type Frames } from './frame.ts';
+import { type Notes, notesLine } from './notes.ts';
+import { settle } from './pace.ts';
+import type { Peers } from './peers.ts';
+import { toI420 } from './yuv.ts';
+
+/** Frames the encoder may hold before it is given more. */
+const AHEAD = 8;
+
+/** Generous: two bits per pixel. Flat pictures take far less, the encoder stops at visually lossless. */
+const BITS_PER_PIXEL = 2;
+
+/** What players are told about the colours; toI420 makes them so. */
+const colorSpace = {
+  primaries: 'bt709',
+  transfer: 'bt709',
+  matrix: 'bt709',
+  fullRange: false,
+} as const;
+
+/**
+ * Frames of one size → the bytes of an mp4 that starts playing at once (its index in front), each
+ * frame shown for its delay. 4:2:0 is even: odd sizes grow by one repeated row or column. Only the
+ * encoded bytes are held in memory. Expects at least one frame.
+ */
+export async function encodeMp4(
+  frames: Frames,
+  { bunny, codecs }: Peers,
+  notes: Notes,
+): Promise<Uint8Array> {
+  const target = new bunny.BufferTarget();
+  const format = new bunny.Mp4OutputFormat({ fastStart: 'in-memory' });
+  const output = new bunny.Output({ format, target });
+  const track = new bunny.EncodedVideoPacketSource('avc');
+  output.addVideoTrack(track);
+  if (Object.keys(notes).length > 0) output.setMetadataTags({ comment: notesLine(notes) });
+  await output.start();
+
+  const packets: { packet: EncodedPacket; meta: EncodedVideoChunkMetadata }[] = [];
+  const delays: number[] = []; // no B-frames: packets come in the order of frames
+  let outputs = 0;
+  let failure: Error | undefined;
+  const encoder = new codecs.VideoEncoder({
+    output: (chunk, meta) => {
+      const data = new Uint8Array(chunk.byteLength);
+      chunk.copyTo(data);
+      const duration = delays[outputs++] / 1000;
+      const packet = new bunny.EncodedPacket(data, chunk.type, chunk.timestamp / 1e6, duration);
+      const config = meta?.decoderConfig;
+      packets.push({
+        packet,
+        meta: config ? { decoderConfig: { ...config, colorSpace } } : {},
+      });
+    },
+    error: (error) => (failure ??= error),
+  });
+  const deliver = async () => {
+    if (failure) throw failure;
+    for (const { packet, meta } of packets.splice(0)) await track.add(packet, meta);
+  };
+  const wait = (busy: () => boolean) =>
+    settle(
+      () => !failure && busy(),
+      () => outputs - encoder.encodeQueueSize,
+      () => new Error('the H.264 encoder stopped'),
+    );
+  try {
+    let first: Frame | undefined;
+    let clock = 0;
+    for await (const frame of frames) {
+      checkFrame('mp4', frame, first);
+      const size = evenSize(frame);
+      if (!first) {
+        first = frame;
+        encoder.configure({ codec: 'avc1.640028', ...size, ...effort(frame), avc: { format: 'avc' } });
+      }
+      const [timestamp, duration] = [clock, frame.delay].map((ms) => Math.round(ms * 1000));
+      const picture = new codecs.VideoFrame(toI420(frame.data, frame.width, frame.height), {
+        format: 'I420',
+        codedWidth: size.width,
+        codedHeight: size.height,
+        timestamp,
+        duration,
+        colorSpace,
+      });
+      delays.push(frame.delay);
+      clock += frame.delay;
+      encoder.encode(picture);
+      picture.close();
+      await wait(() => encoder.encodeQueueSize > AHEAD);
+      await deliver();
+    }
+    let flushing = true;
+    const flushed = encoder
+      .flush()
+      .catch((error: Error) => (failure ??= error))
+      .finally(() => (flushing = false));
+    await wait(() => flushing);
+    await flushed;
+    await deliver();
+    await output.finalize();
+  } catch (error) {
+    await output.cancel();
+    throw error;
+  } finally {
+    if (encoder.state !== 'closed') encoder.close();
+  }
+  if (!target.buffer) throw new Error('the mp4 container gave no bytes');
+  return new Uint8Array(target.buffer);
+}
+
+/** The even size that holds a frame. */
+export const evenSize = ({ width, height }: Frame): { width: number; height: number } => ({
+  width: width + (width % 2),
+  height: height + (height % 2),
+});
+
+const effort = ({ width, height, delay }: Frame) => {
+  const framerate = Math.min(240, Math.max(1, 1000 / delay));
+  return {
+    framerate,
+    bitrate: Math.max(2_000_000, Math.round(width * height * framerate * BITS_PER_PIXEL)),
+    latencyMode: 'quality',
+    hardwareAcceleration: 'prefer-software',
+  } as const;
+};

@@ -1,0 +1,176 @@
+/** The header of a .safetensors file, read as if its author meant harm: every length is checked before use. */
+
+import { AttuneError, badFile } from '../errors.ts';
+import { type DType, itemSize } from '../runtime/array.ts';
+
+/** Where a tensor lies in its file. */
+export interface TensorEntry {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** First byte, counted from the start of the file. */
+  readonly offset: number;
+  /** Bytes. */
+  readonly length: number;
+}
+
+export interface Header {
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tensors: ReadonlyMap<string, TensorEntry>;
+}
+
+/** Largest header read, in bytes: the format's own limit. */
+export const maxHeader = 100_000_000;
+
+/** Element types by the format's names. */
+export const dtypes: Readonly<Record<string, DType>> = {
+  F64: 'f64',
+  F32: 'f32',
+  F16: 'f16',
+  BF16: 'bf16',
+  I64: 'i64',
+  I32: 'i32',
+  U8: 'u8',
+  BOOL: 'bool',
+};
+
+/** Types of the format that this project has no use for. */
+const foreign = new Set([
+  'I8',
+  'I16',
+  'U16',
+  'U32',
+  'U64',
+  'F8_E4M3',
+  'F8_E5M2',
+  'F8_E8M0',
+  'F4',
+  'C64',
+]);
+
+/**
+ * Parses the JSON of a header. `start` is where the payload begins and `size` the file's length; the
+ * tensors must cover the payload exactly, in any order, without holes or overlaps.
+ */
+export function parseHeader(bytes: Uint8Array, start: number, size: number, file: string): Header {
+  const fail = (what: string, facts = {}): AttuneError => badFile(file, what, facts);
+  if (bytes[0] !== 0x7b) throw fail('its header does not begin with "{"');
+  let text: string;
+  try {
+    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch {
+    throw fail('its header is not UTF-8');
+  }
+  const json = parseObject(text, fail);
+  let metadata: Record<string, string> = {};
+  const tensors = new Map<string, TensorEntry>();
+  for (const [name, value] of Object.entries(json)) {
+    if (name === '__metadata__') metadata = parseMetadata(value, fail);
+    else tensors.set(name, parseEntry(name, value, start, fail));
+  }
+  const ordered = [...tensors.values()].toSorted(
+    (a, b) => a.offset - b.offset || a.length - b.length,
+  );
+  let at = start;
+  for (const { name, offset, length } of ordered) {
+    if (offset < at) throw fail(`the tensor ${name} overlaps another one`, { name });
+    if (offset > at)
+      throw fail(`${offset - at} bytes before the tensor ${name} belong to no tensor`, { name });
+    at = offset + length;
+  }
+  if (at > size)
+    throw fail(`its tensors end at byte ${at}, but it has ${size} bytes: it is cut short`, {
+      at,
+      size,
+    });
+  if (at < size)
+    throw fail(`${size - at} bytes after the last tensor belong to no tensor`, { at, size });
+  return { metadata, tensors };
+}
+
+type Fail = (what: string, facts?: Record<string, unknown>) => AttuneError;
+
+/** JSON.parse keeps the last of two equal keys without a word, so top-level keys are counted, too. */
+function parseObject(text: string, fail: Fail): Record<string, unknown> {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw fail(`its header is no JSON (${error instanceof Error ? error.message : String(error)})`);
+  }
+  if (typeof json !== 'object' || json === null || Array.isArray(json))
+    throw fail('its header is no JSON object');
+  const seen = new Set<string>();
+  for (const key of topLevelKeys(text)) {
+    if (seen.has(key)) throw fail(`the name ${key} occurs twice in its header`, { name: key });
+    seen.add(key);
+  }
+  return json as Record<string, unknown>;
+}
+
+/** The keys of the outermost object of valid JSON, in order, repetitions included. */
+function* topLevelKeys(text: string): Generator<string> {
+  let depth = 0;
+  let expectsKey = false;
+  for (let i = 0; i < text.length; i++) {
+    const c = text[i];
+    if (c === '"') {
+      const end = endOfString(text, i);
+      if (depth === 1 && expectsKey) {
+        yield JSON.parse(text.slice(i, end + 1)) as string;
+        expectsKey = false;
+      }
+      i = end;
+    } else if (c === '{' || c === '[') {
+      depth++;
+      expectsKey = depth === 1;
+    } else if (c === '}' || c === ']') depth--;
+    else if (c === ',' && depth === 1) expectsKey = true;
+  }
+}
+
+function endOfString(text: string, start: number): number {
+  let i = start + 1;
+  while (text[i] !== '"') i += text[i] === '\\' ? 2 : 1;
+  return i;
+}
+
+function parseMetadata(value: unknown, fail: Fail): Record<string, string> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw fail('its __metadata__ is no object');
+  for (const [key, text] of Object.entries(value))
+    if (typeof text !== 'string') throw fail(`the metadata ${key} is no text`, { key });
+  return value as Record<string, string>;
+}
+
+function parseEntry(name: string, value: unknown, start: number, fail: Fail): TensorEntry {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw fail(`the entry of ${name} is no object`, { name });
+  const { dtype, shape, data_offsets: span, ...rest } = value as Record<string, unknown>;
+  const [stray] = Object.keys(rest);
+  if (stray !== undefined) throw fail(`the entry of ${name} has an unknown key ${stray}`, { name });
+  const type = typeof dtype === 'string' ? dtypes[dtype] : undefined;
+  if (!type)
+    throw fail(
+      typeof dtype === 'string' && foreign.has(dtype)
+        ? `the tensor ${name} is of type ${dtype}, which is not supported`
+        : `the tensor ${name} has no known type (${JSON.stringify(dtype)})`,
+      { name },
+    );
+  if (!isCounts(shape)) throw fail(`the shape of ${name} is ${JSON.stringify(shape)}`, { name });
+  if (!isCounts(span) || span.length !== 2 || span[0] > span[1])
+    throw fail(`the data_offsets of ${name} are ${JSON.stringify(span)}`, { name });
+  const values = shape.reduce((a, b) => a * b, 1);
+  const length = span[1] - span[0];
+  if (!Number.isSafeInteger(values * itemSize[type]) || !Number.isSafeInteger(start + span[1]))
+    throw fail(`the shape [${shape}] of ${name} is too large`, { name });
+  if (values * itemSize[type] !== length)
+    throw fail(
+      `the tensor ${name} of type ${dtype as string} and shape [${shape}] needs ${values * itemSize[type]} bytes, its data_offsets span ${length}`,
+      { name },
+    );
+  return { name, dtype: type, shape, offset: start + span[0], length };
+}
+
+const isCounts = (value: unknown): value is number[] =>
+  Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && (n as number) >= 0);
