@@ -128,6 +128,15 @@ describe.each(['tiny-f4', 'tiny-f8'])('AutoencoderTiny %s', (name) => {
   });
 });
 
+describe.each(['kl-2', 'kl-3'])('AutoencoderKL %s', (name) => {
+  const parts = name === 'kl-2' ? ['vae', 'vae_old_names'] : ['vae'];
+  test.each(parts)('%s: encoder, decoder and gradients equal the reference', async (part) => {
+    const model = await asModel(`${fixtures}/vae/${name}/${part}`, 'vae');
+    good(await compare(model, 'vae_encoder', `${fixtures}/vae/${name}/io.encode.safetensors`));
+    good(await compare(model, 'vae_decoder', `${fixtures}/vae/${name}/io.decode.safetensors`));
+  });
+});
+
 describe.each(['quick', 'exact'])('CLIP text model %s', (name) => {
   test.each(['text_encoder', 'text_encoder_wrapped'])('%s equals the reference', async (folder) => {
     const model = await asModel(`${fixtures}/clip/${name}/${folder}`, 'text_encoder');

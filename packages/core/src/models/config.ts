@@ -96,6 +96,25 @@ export const ClipTextConfig = z.looseObject({
 });
 export type ClipTextConfig = z.infer<typeof ClipTextConfig>;
 
+/** AutoencoderKL. */
+export const VaeConfig = z.looseObject({
+  in_channels: count.default(3),
+  out_channels: count.default(3),
+  down_block_types: z.array(z.literal('DownEncoderBlock2D')).default(['DownEncoderBlock2D']),
+  up_block_types: z.array(z.literal('UpDecoderBlock2D')).default(['UpDecoderBlock2D']),
+  block_out_channels: z.array(count).default([64]),
+  layers_per_block: count.default(1),
+  act_fn: z.enum(['silu', 'swish']).default('silu'),
+  latent_channels: count.default(4),
+  norm_num_groups: count.default(32),
+  scaling_factor: z.number().default(0.18215),
+  shift_factor: z.number().nullish(),
+  use_quant_conv: z.boolean().default(true),
+  use_post_quant_conv: z.boolean().default(true),
+  mid_block_add_attention: z.boolean().default(true),
+});
+export type VaeConfig = z.infer<typeof VaeConfig>;
+
 /** AutoencoderTiny. */
 export const TinyVaeConfig = z.looseObject({
   in_channels: count.default(3),

@@ -7,12 +7,13 @@ import { AttuneError, Weights } from '@attune/engine';
 
 import { NoiseSchedule } from '../schedule/noise.ts';
 import { clipText } from './clip.ts';
-import { ClipTextConfig, TinyVaeConfig, UNetConfig } from './config.ts';
+import { ClipTextConfig, TinyVaeConfig, UNetConfig, VaeConfig } from './config.ts';
 import { parseConfig, type Part, readJson, readPart } from './folder.ts';
 import type { Model } from './model.ts';
 import { tinyDecoder, tinyEncoder } from './tiny-vae.ts';
 import { Tokenizer } from './tokenizer.ts';
 import { unet } from './unet.ts';
+import { vaeDecoder, vaeEncoder } from './vae.ts';
 
 /** What one part adds to a model. */
 type Loaded = Pick<Model, 'nets' | 'latents'>;
@@ -25,6 +26,18 @@ const families: Readonly<Record<string, (part: Part) => Loaded>> = {
   CLIPTextModel: ({ config, folder }) => ({
     nets: { text_encoder: clipText(parseConfig(ClipTextConfig, config, folder)) },
   }),
+  AutoencoderKL: ({ config, folder }) => {
+    const parsed = parseConfig(VaeConfig, config, folder);
+    return {
+      nets: { vae_encoder: vaeEncoder(parsed), vae_decoder: vaeDecoder(parsed) },
+      latents: {
+        channels: parsed.latent_channels,
+        factor: 2 ** (parsed.block_out_channels.length - 1),
+        scale: parsed.scaling_factor,
+        shift: parsed.shift_factor ?? 0,
+      },
+    };
+  },
   AutoencoderTiny: ({ config, folder }) => {
     const parsed = parseConfig(TinyVaeConfig, config, folder);
     return {
@@ -77,11 +90,30 @@ export async function loadModel(folder: string, { fresh = false } = {}): Promise
   };
 }
 
-/** Weights under this project's names: newer exports of CLIP leave out the `text_model.` wrapper. */
+/** Attention layers as diffusers named them before 0.17: still common in SD-1.5 repositories. */
+const oldAttention: Readonly<Record<string, string>> = {
+  query: 'to_q',
+  key: 'to_k',
+  value: 'to_v',
+  proj_attn: 'to_out.0',
+};
+
+/** Weights under one set of names, whatever version of a library wrote them. */
 function canonical({ className, weights }: Part): Weights {
-  if (className !== 'CLIPTextModel') return weights;
-  return weights.renamed((name) => {
-    if (name.endsWith('position_ids')) return undefined; // an integer buffer of old exports
-    return name.startsWith('text_model.') ? name : `text_model.${name}`;
-  });
+  switch (className) {
+    case 'CLIPTextModel':
+      return weights.renamed((name) => {
+        if (name.endsWith('position_ids')) return undefined; // an integer buffer of old exports
+        return name.startsWith('text_model.') ? name : `text_model.${name}`;
+      });
+    case 'AutoencoderKL':
+      return weights.renamed((name) =>
+        name.replace(
+          /(\.attentions\.\d+\.)(query|key|value|proj_attn)\./,
+          (_, place: string, old: string) => `${place}${oldAttention[old]}.`,
+        ),
+      );
+    default:
+      return weights;
+  }
 }
