@@ -104,7 +104,7 @@ async function* readFrames(
     for (;;) {
       const { value: chunk, done } = await within(chunks.next(), stalled);
       if (done) break;
-      for (let at = 0; at < chunk.length; ) {
+      for (let at = 0; at < chunk.length;) {
         const part = chunk.subarray(at, at + data.length - filled);
         data.set(part, filled);
         at += part.length;
@@ -201,4 +201,3 @@ function ratio(text: string | undefined, sign: string): number {
   const [a, b] = (text ?? '').split(sign).map(Number);
   return a > 0 && b > 0 ? a / b : 0;
 }
-

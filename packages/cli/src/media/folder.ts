@@ -21,7 +21,7 @@ export async function frameFiles(folder: string): Promise<string[]> {
     .filter((entry) => !entry.isDirectory() && !entry.name.startsWith('.'))
     .map(({ name }) => name)
     .filter((name) => /\.(png|jpe?g|webp)$/i.test(name))
-    .sort((a, b) => byNature.compare(a, b) || (a < b ? -1 : 1));
+    .toSorted((a, b) => byNature.compare(a, b) || (a < b ? -1 : 1));
 }
 
 /** Opens a folder as a clip of `fps`. All its frames must have the first one's size. */

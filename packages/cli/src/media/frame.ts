@@ -42,11 +42,11 @@ export function delaysOf(starts: readonly number[], last?: number): number[] {
   return [...steps, end];
 }
 
-/** Delays rounded to multiples of `unit` ms (at least one unit); the rounding error is carried on, so the sum stays. */
-export function roundDelays(delays: readonly number[], unit: number): number[] {
+/** Delays rounded to multiples of `unit` ms, none below `least`; the rounding error is carried on, so the sum stays. */
+export function roundDelays(delays: readonly number[], unit: number, least = unit): number[] {
   let owed = 0;
   return delays.map((delay) => {
-    const rounded = Math.max(unit, Math.round((delay + owed) / unit) * unit);
+    const rounded = Math.max(least, Math.round((delay + owed) / unit) * unit);
     owed += delay - rounded;
     return rounded;
   });

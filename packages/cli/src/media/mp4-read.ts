@@ -88,7 +88,7 @@ async function readMoments(sink: EncodedPacketSink): Promise<Moment[]> {
     const [start, duration] = [packet.timestamp * 1000, packet.duration * 1000];
     moments.push({ start, duration, shown: start >= 0 || start + duration > 0 });
   }
-  return moments.sort((a, b) => a.start - b.start);
+  return moments.toSorted((a, b) => a.start - b.start);
 }
 
 async function* readFrames(
@@ -169,13 +169,13 @@ async function* decode(
       check();
       for (let next = ready.shift(); next; next = ready.shift()) yield next;
     }
-    let flushing = true;
+    const flush = { done: false };
     const flushed = decoder
       .flush()
       .catch((error: Error) => (failure ??= error))
-      .finally(() => (flushing = false));
-    while (flushing || ready.length > 0) {
-      await wait(() => flushing);
+      .finally(() => (flush.done = true));
+    while (!flush.done || ready.length > 0) {
+      await wait(() => !flush.done);
       check();
       for (let next = ready.shift(); next; next = ready.shift()) yield next;
     }
@@ -218,7 +218,7 @@ async function upright(frame: Frame, posture: Posture): Promise<Frame> {
   return flip ? through(turned, (image) => image.flop()) : turned;
 }
 
-const bytesOf = (source: AllowSharedBufferSource): Uint8Array =>
+const bytesOf = (source: ArrayBufferView | ArrayBufferLike): Uint8Array =>
   ArrayBuffer.isView(source)
     ? new Uint8Array(source.buffer, source.byteOffset, source.byteLength)
     : new Uint8Array(source);

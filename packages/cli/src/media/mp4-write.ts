@@ -76,7 +76,12 @@ export async function encodeMp4(
       const size = evenSize(frame);
       if (!first) {
         first = frame;
-        encoder.configure({ codec: 'avc1.640028', ...size, ...effort(frame), avc: { format: 'avc' } });
+        encoder.configure({
+          codec: 'avc1.640028',
+          ...size,
+          ...effort(frame),
+          avc: { format: 'avc' },
+        });
       }
       const [timestamp, duration] = [clock, frame.delay].map((ms) => Math.round(ms * 1000));
       const picture = new codecs.VideoFrame(toI420(frame.data, frame.width, frame.height), {
@@ -94,12 +99,12 @@ export async function encodeMp4(
       await wait(() => encoder.encodeQueueSize > AHEAD);
       await deliver();
     }
-    let flushing = true;
+    const flush = { done: false };
     const flushed = encoder
       .flush()
       .catch((error: Error) => (failure ??= error))
-      .finally(() => (flushing = false));
-    await wait(() => flushing);
+      .finally(() => (flush.done = true));
+    await wait(() => !flush.done);
     await flushed;
     await deliver();
     await output.finalize();

@@ -93,7 +93,11 @@ export async function readMedia(path: string, options: ReadOptions = {}): Promis
     }
     held += width * height * 3;
     if (held > MAX_HELD)
-      throw tooBig(path, `over 4 GiB of frames at ${width}×${height}`, 'read fewer or smaller ones');
+      throw tooBig(
+        path,
+        `over 4 GiB of frames at ${width}×${height}`,
+        'read fewer or smaller ones',
+      );
     frames.push(fit ? await fitFrame(frame, width, height) : frame);
   }
   if (frames.length === 0) throw noFrames(path, 'inside');

@@ -34,7 +34,7 @@ async function load<T extends object>(name: string, from: () => Promise<T>): Pro
   try {
     return await from();
   } catch (error) {
-    return /MODULE_NOT_FOUND$/.test(codeOf(error) ?? '')
+    return codeOf(error)?.endsWith('MODULE_NOT_FOUND')
       ? `the optional package ${name} is not installed`
       : `the optional package ${name} does not load here (${reasonOf(error)})`;
   }

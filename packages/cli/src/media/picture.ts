@@ -3,7 +3,7 @@
 import sharp, { type Sharp, type SharpOptions } from 'sharp';
 
 import { badMedia, reasonOf, tooBig } from './errors.ts';
-import { delaysOf, fpsOf, type Frame, roundDelays } from './frame.ts';
+import { fpsOf, type Frame, roundDelays } from './frame.ts';
 import { unfinishedGif } from './gif.ts';
 import { type Notes, notesExif, withGifComment, withPngText } from './notes.ts';
 import { MAX_PIXELS, type MediaSource } from './source.ts';
@@ -126,7 +126,7 @@ export async function encodeStill(
 
 /**
  * Frames of one size as an endless gif (256 colours a frame, delays to 10 ms) or webp (lossless,
- * delays to 1 ms; frames that repeat become one that lasts longer). Throws MEDIA_TOO_BIG above 2 GB of RGB.
+ * delays to 1 ms; frames that repeat become one that lasts longer). Each has a delay. Throws MEDIA_TOO_BIG above 2 GB of RGB.
  */
 export async function encodeAnimation(
   path: string,
@@ -148,17 +148,15 @@ export async function encodeAnimation(
     limitInputPixels: false,
     raw: { width, height: height * frames.length, channels: 3, pageHeight: height },
   });
-  const shown = frames.some(({ delay }) => delay > 0)
-    ? frames.map(({ delay }) => delay)
-    : delaysOf(frames.map((_, i) => i * HASTY));
+  const delays = frames.map(({ delay }) => delay);
   if (format === 'gif') {
-    const delay = roundDelays(shown, 10).map((ms) => Math.max(20, ms));
+    const delay = roundDelays(delays, 10, 20);
     const gif = await image
       .gif({ effort: 1, dither: 0, loop: 0, keepDuplicateFrames: true, delay })
       .toBuffer();
     return Object.keys(notes).length > 0 ? withGifComment(gif, notes) : gif;
   }
   if (Object.keys(notes).length > 0) image.withExif(notesExif(notes));
-  const delay = roundDelays(shown, 1);
+  const delay = roundDelays(delays, 1);
   return image.webp({ lossless: true, effort: 0, loop: 0, delay }).toBuffer();
 }

@@ -1,7 +1,17 @@
 /** Outputs appear whole or not at all: checked early, written beside their place, renamed into it. */
 
-import { access, constants, mkdtemp, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promises';
-import { basename, dirname, extname, join, relative, resolve, sep } from 'node:path';
+import {
+  access,
+  constants,
+  mkdtemp,
+  readdir,
+  realpath,
+  rename,
+  rm,
+  rmdir,
+  stat,
+} from 'node:fs/promises';
+import { basename, dirname, extname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 
 import { AttuneError } from '@attune/engine';
 
@@ -50,7 +60,7 @@ export async function assertWritable(out: string, inputs: readonly string[] = []
     const place = relative(await realpath(input), target);
     if (same || place === '')
       throw badOutput(out, 'this is the input itself', 'give the result another name');
-    if (other.isDirectory() && place.split(sep)[0] !== '..' && resolve(place) !== place)
+    if (other.isDirectory() && place.split(sep)[0] !== '..' && !isAbsolute(place))
       throw badOutput(out, `it lies inside the input ${input}`, 'write outside of it');
   }
   if (!there) return;

@@ -55,7 +55,8 @@ export async function writeMedia(
   const timed = counted(path, retimed(frames, options), tally);
   await staged(path, async (temp) => {
     if (format === 'folder') await writeFolder(temp, timed, metadata);
-    else if (format === 'mp4') notices.push(...(await writeMp4(path, temp, timed, metadata, tools)));
+    else if (format === 'mp4')
+      notices.push(...(await writeMp4(path, temp, timed, metadata, tools)));
     else if (format === 'gif') await writeFile(temp, await animation(path, timed, 'gif', metadata));
     else if (format === 'webp') await writeFile(temp, await webp(path, timed, metadata));
     else await writeFile(temp, await encodeStill(await only(path, timed), format, metadata));
@@ -126,7 +127,11 @@ async function only(path: string, frames: Frames): Promise<Frame> {
   let single: Frame | undefined;
   for await (const frame of frames) {
     if (single)
-      throw badOutput(path, 'a clip does not fit into a still', 'use .mp4, .gif, .webp or a folder');
+      throw badOutput(
+        path,
+        'a clip does not fit into a still',
+        'use .mp4, .gif, .webp or a folder',
+      );
     single = frame;
   }
   if (!single) throw noFrames(path, 'to write');
@@ -165,7 +170,9 @@ async function writeMp4(
   }
   const fps = 1000 / first.delay;
   await writeWithFfmpeg(temp, resample(all, fps), fps, tools.ffmpeg, notes, peers);
-  notices.push(`${path}: written by ffmpeg at ${Number(fps.toFixed(3))} frames a second (${peers})`);
+  notices.push(
+    `${path}: written by ffmpeg at ${Number(fps.toFixed(3))} frames a second (${peers})`,
+  );
   return notices;
 }
 
@@ -174,8 +181,12 @@ async function peek<T>(items: AsyncGenerator<T>): Promise<[T | undefined, AsyncI
   const { value, done } = await items.next();
   if (done) return [undefined, items];
   const whole = async function* () {
-    yield value;
-    yield* items;
+    try {
+      yield value;
+      yield* items;
+    } finally {
+      await items.return(undefined);
+    }
   };
   return [value, whole()];
 }

@@ -5,6 +5,7 @@ import {
   existsSync,
   mkdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
@@ -74,6 +75,16 @@ export class RunFolder {
         }
       });
     writeFileSync(this.logFile, kept.map((line) => `${line}\n`).join(''));
+  }
+
+  /** Makes a folder of the run anew, all or nothing: written aside, then put in the old one's place. */
+  replace(name: string, write: (staging: string) => void): void {
+    const staging = join(this.path, `.staging-${name}`);
+    const target = join(this.path, name);
+    rmSync(staging, { recursive: true, force: true });
+    write(staging);
+    rmSync(target, { recursive: true, force: true });
+    renameSync(staging, target);
   }
 
   close(): void {

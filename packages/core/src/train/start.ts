@@ -91,15 +91,17 @@ export async function runTraining(
     if (saved !== state.step) save(state);
     const complete = state.step >= config.steps;
     if (complete)
-      exportTrained(model, state.ema ?? state.params, join(place.path, 'best'), {
-        source: resolve(folder, recipe.stack.backbone),
-        metadata: {
-          'attune.recipe': sha256(stringify(recipe)),
-          'attune.log': sha256(readFileSync(place.logFile, 'utf8')),
-          'attune.seed': String(config.seed),
-          'attune.step': String(state.step),
-        },
-      });
+      place.replace('best', (staging) =>
+        exportTrained(model, state!.ema ?? state!.params, staging, {
+          source: resolve(folder, recipe.stack.backbone),
+          metadata: {
+            'attune.recipe': sha256(stringify(recipe)),
+            'attune.log': sha256(readFileSync(place.logFile, 'utf8')),
+            'attune.seed': String(config.seed),
+            'attune.step': String(state!.step),
+          },
+        }),
+      );
     return { state, complete, path: place.path };
   } finally {
     place.close();

@@ -1,0 +1,127 @@
+/** A training killed at any moment and resumed ends in the same bytes as one that never stopped. */
+
+import { spawn, spawnSync } from 'node:child_process';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { Rng } from '@attune/engine';
+import { expect, test } from 'vitest';
+
+const bin = 'packages/cli/bin/attune.js';
+
+/** A recipe over a tiny autoencoder, with a checkpoint at almost every step. */
+function makeRecipe(): { recipe: string; folder: string } {
+  const folder = mkdtempSync(join(tmpdir(), 'kill-'));
+  mkdirSync(join(folder, 'model', 'vae'), { recursive: true });
+  writeFileSync(
+    join(folder, 'model', 'vae', 'config.json'),
+    JSON.stringify({
+      _class_name: 'AutoencoderTiny',
+      encoder_block_out_channels: [4, 4],
+      decoder_block_out_channels: [4, 4],
+      num_encoder_blocks: [0, 1],
+      num_decoder_blocks: [1, 0],
+      latent_channels: 4,
+    }),
+  );
+  const recipe = join(folder, 'tiny.yaml');
+  writeFileSync(
+    recipe,
+    `stack: { backbone: ./model, train: ['vae.**'] }
+objective: { use: autoencode }
+data: { use: pocket/images }
+train: { steps: 40, batch: 4, micro: 2, lr: 0.001, schedule: cosine, warmup: 4, ema: 0.9, seed: 3 }
+checkpoint: { every: 2, keep: 2 }
+log_every: 1
+`,
+  );
+  return { recipe, folder };
+}
+
+const args = (recipe: string, run: string, ...more: string[]): string[] => [
+  bin,
+  'train',
+  recipe,
+  '--run',
+  run,
+  '--threads',
+  '1',
+  ...more,
+];
+
+/** Runs until done or until killed after `delay` ms. */
+function runAndKill(command: readonly string[], delay: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, command, { stdio: 'ignore' });
+    const timer = setTimeout(() => child.kill('SIGKILL'), delay);
+    child.on('exit', (code) => {
+      clearTimeout(timer);
+      resolve(code === 0);
+    });
+  });
+}
+
+const files = (folder: string): Map<string, Buffer> =>
+  new Map(
+    readdirSync(folder, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => join(entry.parentPath, entry.name))
+      .toSorted()
+      .map((path) => [path.slice(folder.length), readFileSync(path)]),
+  );
+
+test('ten kills and resumes, byte for byte', async () => {
+  const { recipe, folder } = makeRecipe();
+  const whole = join(folder, 'whole');
+  const broken = join(folder, 'broken');
+  const began = performance.now();
+  expect(spawnSync(process.execPath, args(recipe, whole)).status).toBe(0);
+  const duration = performance.now() - began;
+  const rng = Rng.of(11);
+  let kills = 0;
+  let done = false;
+  for (let tries = 0; !done && tries < 60; tries++) {
+    const resume = existsSync(join(broken, 'recipe.yaml')) ? ['--resume'] : [];
+    // Somewhere between its first step and a few steps on; never a limit once ten kills are reached.
+    const delay = kills < 10 ? duration * (0.25 + 0.35 * rng.uniform()) : 120_000;
+    done = await runAndKill(args(recipe, broken, ...resume), delay);
+    if (!done) kills++;
+  }
+  expect(done).toBe(true);
+  expect(kills).toBeGreaterThanOrEqual(10);
+  expect(files(join(broken, 'best'))).toEqual(files(join(whole, 'best')));
+  expect(files(join(broken, 'checkpoints'))).toEqual(files(join(whole, 'checkpoints')));
+  expect(readFileSync(join(broken, 'log.jsonl'), 'utf8')).toBe(
+    readFileSync(join(whole, 'log.jsonl'), 'utf8'),
+  );
+}, 240_000);
+
+test('a changed recipe, a run that exists and a locked run are refused', () => {
+  const { recipe, folder } = makeRecipe();
+  const run = join(folder, 'run');
+  mkdirSync(run);
+  cpSync(recipe, join(run, 'recipe.yaml'));
+  const again = spawnSync(process.execPath, args(recipe, run), { encoding: 'utf8' });
+  expect(again.status).toBe(2);
+  expect(again.stderr).toMatch(/exists: pass --resume/);
+  const changed = spawnSync(process.execPath, args(recipe, run, '--resume'), { encoding: 'utf8' });
+  expect(changed.status).toBe(2);
+  expect(changed.stderr).toMatch(/The recipe differs/);
+  const fresh = join(folder, 'locked');
+  mkdirSync(fresh);
+  writeFileSync(join(fresh, 'lock'), JSON.stringify({ pid: process.pid, host: hostOf() }));
+  const locked = spawnSync(process.execPath, args(recipe, fresh), { encoding: 'utf8' });
+  expect(locked.status).toBe(2);
+  expect(locked.stderr).toMatch(/in use by process/);
+});
+
+const hostOf = (): string => spawnSync('hostname', { encoding: 'utf8' }).stdout.trim();
