@@ -6,4 +6,13 @@ export {
   type StudentSweeps,
   sweepBack,
 } from './rollout.ts';
-export { addSds, diffuse, type Level, velocity, type Weighting, weightings } from './sds.ts';
+export {
+  addSds,
+  diffuse,
+  type Draw,
+  type Level,
+  velocity,
+  type Weighting,
+  weightings,
+} from './sds.ts';
+export { type Denoiser, sdsCotangent, type SdsOptions, timeRange } from './teacher.ts';

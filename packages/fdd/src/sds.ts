@@ -43,20 +43,25 @@ export function velocity(
   return x0.map((x, i) => alpha * noise[i] - sigma * x);
 }
 
-/**
- * The SDS cotangent of x₀: scale · W(t) · (v̂ − v), added into `into`. `predicted` is the (guided)
- * v-prediction of a frozen teacher at x_t.
- */
+/** What a teacher's velocity is compared with: that of the draw, or a given one (a fake score's). */
+export interface Draw {
+  readonly x0: Float32Array;
+  readonly noise: Float32Array;
+  readonly baseline?: Float32Array;
+}
+
+/** Adds scale · W(t) · (v̂ − v) to `into`: the SDS cotangent of x₀ for one draw of (t, ε). */
 export function addSds(
   into: Float32Array,
   predicted: Float32Array,
-  x0: Float32Array,
-  noise: Float32Array,
+  { x0, noise, baseline }: Draw,
   level: Level,
-  { weighting, scale }: { weighting: Weighting; scale: number },
+  { weighting, scale }: { readonly weighting: Weighting; readonly scale: number },
 ): void {
   const { alpha, sigma } = level;
   const weight = scale * weightings[weighting](level);
-  for (let i = 0; i < into.length; i++)
-    into[i] += weight * (predicted[i] - (alpha * noise[i] - sigma * x0[i]));
+  for (let i = 0; i < into.length; i++) {
+    const v = baseline ? baseline[i] : alpha * noise[i] - sigma * x0[i];
+    into[i] += weight * (predicted[i] - v);
+  }
 }
