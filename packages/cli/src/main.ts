@@ -3,6 +3,7 @@
 import { AttuneError } from '@attune/engine';
 import { Command, CommanderError } from 'commander';
 
+import { generateCommand } from './commands/generate.ts';
 import { trainCommand } from './commands/train.ts';
 
 /** Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input. */
@@ -13,7 +14,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     )
     .exitOverride()
     .showHelpAfterError('(add --help for usage and an example)');
-  for (const command of [trainCommand]) program.addCommand(command());
+  for (const command of [generateCommand, trainCommand]) program.addCommand(command());
   for (const command of program.commands) command.exitOverride();
   try {
     await program.parseAsync(argv, { from: 'user' });

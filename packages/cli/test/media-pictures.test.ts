@@ -131,7 +131,9 @@ describe('folders', () => {
     mkdirSync(join(folder, 'f0.png'));
     const media = await readMedia(folder, { fps: 5 });
     expect(media).toMatchObject({ kind: 'clip', fps: 5 });
-    expect(media.frames.map((frame) => Math.round(pixel(frame, 2, 2)[0] / 5))).toEqual([2, 4, 5, 6]);
+    expect(media.frames.map((frame) => Math.round(pixel(frame, 2, 2)[0] / 5))).toEqual([
+      2, 4, 5, 6,
+    ]);
     expect(delaysOf(media.frames)).toEqual([200, 200, 200, 200]);
   });
 
@@ -198,7 +200,8 @@ describe('bad input', () => {
       const bytes = readFileSync(path);
       for (let i = 0; i < 40; i++) {
         const broken = Buffer.from(bytes);
-        for (let j = 0; j < 4; j++) broken[(i * 7919 + j * 104_729) % broken.length] ^= 1 << i % 8;
+        for (let j = 0; j < 4; j++)
+          broken[(i * 7919 + j * 104_729) % broken.length] ^= 1 << (i % 8);
         writeFileSync(path, broken);
         await readMedia(path).catch((error: unknown) => failure(() => Promise.reject(error)));
       }

@@ -26,8 +26,13 @@ export function scene(width: number, height: number, count: number, delay = 125)
 }
 
 /** One colour. */
-export const flat = (width: number, height: number, colour: readonly number[], delay = 0): Frame => ({
-  data: Uint8Array.from({ length: width * height * 3 }, (_, i) => colour[i % 3]),
+export const flat = (
+  width: number,
+  height: number,
+  colour: readonly number[],
+  delay = 0,
+): Frame => ({
+  data: new Uint8Array(Buffer.alloc(width * height * 3, Uint8Array.from(colour))),
   width,
   height,
   delay,

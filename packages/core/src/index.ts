@@ -79,3 +79,5 @@ export {
 export { type Plan, type Step, takeStep } from './schedule/sampler.ts';
 export { Tokenizer } from './models/tokenizer.ts';
 export { trainWordTokenizer } from './models/bpe.ts';
+export { type Compiled, ModelRunner } from './sample/runner.ts';
+export { sample, type SampleRequest } from './sample/sample.ts';

@@ -73,7 +73,7 @@ async function probe(path: string, ffmpeg: string, why: string): Promise<Probe> 
     return JSON.parse(stdout) as Probe;
   } catch (error) {
     if (codeOf(error) === 'ENOENT' || codeOf(error) === 'EACCES')
-      throw noVideoTool(path, why, `there is no ${command} on the PATH`);
+      throw noVideoTool(path, why, `${command} cannot be found`);
     const said = error instanceof Error && 'stderr' in error ? String(error.stderr) : '';
     throw badMedia(path, `ffmpeg cannot read it (${tail(said) || reasonOf(error)})`);
   }
@@ -154,7 +154,7 @@ export async function writeWithFfmpeg(
     }
     child?.stdin?.end();
     const { code, said, missing } = (await end) ?? { code: 1, said: 'no frames', missing: false };
-    if (missing) throw noVideoTool(out, why, `there is no ${ffmpeg} on the PATH`);
+    if (missing) throw noVideoTool(out, why, `${ffmpeg} cannot be found`);
     if (code !== 0) throw new Error(`ffmpeg failed (${said})`);
   } finally {
     child?.kill('SIGKILL');

@@ -26,6 +26,7 @@ export async function loadPeers(
 ): Promise<Peers | string> {
   const loaded = await load('mediabunny', bunny);
   if (typeof loaded === 'string') return loaded;
+  loaded.Logging.level = loaded.LogLevel.Silent; // what matters comes as an error
   const native = await load('@napi-rs/webcodecs', codecs);
   return typeof native === 'string' ? native : { bunny: loaded, codecs: native };
 }

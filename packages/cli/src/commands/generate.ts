@@ -1,0 +1,124 @@
+/** attune generate: pictures or clips from a prompt. */
+
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+
+import { ddimPlan, ModelRunner, openStack, parseYaml, sample, StackFile } from '@attune/core';
+import { AttuneError, type F32Array, Rng } from '@attune/engine';
+import { Command, InvalidArgumentError } from 'commander';
+
+import { sideBySide, toFrames, writeMedia } from '../media/index.ts';
+import { openSession } from '../session.ts';
+
+interface Options {
+  readonly out: string;
+  readonly stack: string;
+  readonly steps: number;
+  readonly guidance: number;
+  readonly negative: string;
+  readonly seed: number;
+  readonly frames: number;
+  readonly size?: number;
+  readonly threads?: number;
+  readonly json?: boolean;
+}
+
+const number = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isFinite(value)) throw new InvalidArgumentError('give a number');
+  return value;
+};
+
+const count = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0) throw new InvalidArgumentError('give a whole number');
+  return value;
+};
+
+export const generateCommand = (): Command =>
+  new Command('generate')
+    .description('make a picture or a clip from a prompt')
+    .argument('<prompt...>', 'one prompt per picture')
+    .requiredOption('-o, --out <file>', 'png, webp, jpg; for clips also gif, mp4 or a folder')
+    .option('--stack <file|model>', 'a stack.yaml, a model folder or a bundled model', 'pocket')
+    .option('--steps <n>', 'sampling steps', count, 25)
+    .option('--guidance <s>', 'scale: uncond + s · (cond − uncond); 1 is none', number, 3)
+    .option('--negative <prompt>', 'what to steer away from', '')
+    .option('--seed <n>', 'seed of the noise', count, 0)
+    .option('--frames <n>', 'frames of a clip', count, 1)
+    .option('--size <px>', 'side of the picture', count)
+    .option('--threads <n>', 'threads inside an operation', count)
+    .option('--json', 'a JSON line on stdout')
+    .addHelpText(
+      'after',
+      '\nExample:\n  $ attune generate "a golden lion under a night sky" -o lion.png',
+    )
+    .action(generateAction);
+
+async function generateAction(prompts: readonly string[], options: Options): Promise<void> {
+  const { stack, folder } = readStack(options.stack);
+  const { loader, runtime } = openSession(options.threads ? { threads: options.threads } : {}, {
+    cwd: folder,
+    paths: stack.plugins,
+  });
+  const runner = new ModelRunner(await openStack(stack, folder, loader), runtime);
+  try {
+    const latents = await generate(runner, prompts, options);
+    const pixels = await runner.decodeLatents(latents);
+    const unit = pixels.data.map((value) => (value + 1) / 2);
+    const [, , H, W] = pixels.shape;
+    const size = 3 * H * W * options.frames;
+    const columns = prompts.map((_, i) => toFrames(unit.subarray(i * size, (i + 1) * size), W, H));
+    const frames = columns.length > 1 ? await sideBySide(columns, prompts) : columns[0];
+    const written = await writeMedia(options.out, frames, {
+      metadata: { prompt: prompts.join(' | '), seed: String(options.seed), stack: options.stack },
+    });
+    if (options.json) console.log(JSON.stringify(written));
+    else process.stderr.write(`wrote ${written.path}\n`);
+  } finally {
+    await runner.release();
+  }
+}
+
+async function generate(
+  runner: ModelRunner,
+  prompts: readonly string[],
+  { steps, guidance, negative, seed, frames: F, size }: Options,
+): Promise<F32Array> {
+  const { schedule } = runner.model;
+  if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
+  const { factor, channels } = runner.latents;
+  const side = (size ?? 64) / factor;
+  const { states, truncated } = await runner.encodeText(prompts);
+  for (const { prompt, length } of truncated)
+    process.stderr.write(`attune: "${prompt.slice(0, 40)}…" has ${length} tokens and was cut\n`);
+  const B = prompts.length;
+  const { states: none } = await runner.encodeText(prompts.map(() => negative));
+  return sample(runner, {
+    dims: { B, F, H: side, W: side, L: states.shape[1] },
+    branches: { text: { encoder_hidden_states: states }, none: { encoder_hidden_states: none } },
+    guidance: {
+      convention: 'uncond+s*delta',
+      terms: [{ base: 'none', cond: 'text', scale: guidance }],
+    },
+    plan: ddimPlan(schedule, steps),
+    noise: Rng.of(seed)
+      .fork('noise')
+      .normals([B * F, channels, side, side]),
+    onStep: (done, of) => process.stderr.write(`step ${done}/${of}\n`),
+  });
+}
+
+/** A stack file, or a model by folder or id as a stack without adapters. */
+function readStack(name: string): { stack: StackFile; folder: string } {
+  const path = resolve(name);
+  if (/\.ya?ml$/.test(name)) {
+    if (!existsSync(path)) throw new AttuneError('MISSING_FILE', `${name} does not exist.`);
+    return { stack: parseYaml(StackFile, readFileSync(path, 'utf8'), name), folder: dirname(path) };
+  }
+  const isFolder = existsSync(path) && statSync(path).isDirectory();
+  return {
+    stack: StackFile.parse({ backbone: isFolder ? path : name }),
+    folder: process.cwd(),
+  };
+}

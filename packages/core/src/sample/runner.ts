@@ -1,0 +1,103 @@
+/** A model ready to run: programs compiled at first use for the sizes asked, prompts and pictures in and out. */
+
+import {
+  AttuneError,
+  type F32Array,
+  i64,
+  type NDArray,
+  type Program,
+  type Runtime,
+} from '@attune/engine';
+
+import { compile, standingFeeds, type TraceRequest } from '../adapters/compose.ts';
+import type { Latents, Model } from '../models/model.ts';
+import { mix } from '../schedule/forms.ts';
+
+type Feeds = Readonly<Record<string, NDArray>>;
+
+export interface Compiled {
+  readonly program: Program;
+  /** Strengths and live parameters, to be fed with every call. */
+  readonly standing: Feeds;
+}
+
+export class ModelRunner {
+  readonly model: Model;
+  readonly runtime: Runtime;
+  readonly #programs = new Map<string, Compiled>();
+
+  constructor(model: Model, runtime: Runtime) {
+    this.model = model;
+    this.runtime = runtime;
+  }
+
+  /** A program of one net, compiled once per request. */
+  program(request: TraceRequest): Compiled {
+    const key = JSON.stringify(request);
+    let compiled = this.#programs.get(key);
+    if (!compiled) {
+      const program = compile(this.model, request, { runtime: this.runtime });
+      compiled = { program, standing: standingFeeds(this.model, program) };
+      this.#programs.set(key, compiled);
+    }
+    return compiled;
+  }
+
+  /** One call of a net. */
+  async run(request: TraceRequest, feeds: Feeds): Promise<Record<string, NDArray>> {
+    const { program, standing } = this.program(request);
+    return program.run({ ...standing, ...feeds });
+  }
+
+  /** Prompts as [N, L, D], and which of them were longer than the encoder reads. */
+  async encodeText(
+    prompts: readonly string[],
+  ): Promise<{ states: F32Array; truncated: readonly { prompt: string; length: number }[] }> {
+    const { tokenizer } = this.model;
+    if (!tokenizer || !this.model.nets.text_encoder)
+      throw new AttuneError('NO_TEXT_ENCODER', 'The model has no text encoder with a tokenizer.');
+    const encoded = prompts.map((prompt) => ({ prompt, ...tokenizer.encode(prompt) }));
+    const L = tokenizer.maxLength;
+    const ids = i64(
+      encoded.flatMap((one) => one.ids),
+      [prompts.length, L],
+    );
+    const dims = { B: prompts.length, F: 1, H: 1, W: 1, L };
+    const out = await this.run({ net: 'text_encoder', dims }, { input_ids: ids });
+    return {
+      states: out.last_hidden_state as F32Array,
+      truncated: encoded.filter(({ truncated }) => truncated),
+    };
+  }
+
+  /** pixels [N, 3, H, W] in [-1, 1] → the diffusion model's latents. */
+  async encodeImages(pixels: F32Array): Promise<F32Array> {
+    const [B, , H, W] = pixels.shape;
+    const out = await this.run({ net: 'vae_encoder', dims: { B, F: 1, H, W } }, { pixels });
+    const { scale, shift } = this.latents;
+    return affine(out.latents as F32Array, scale, -shift * scale);
+  }
+
+  /** The diffusion model's latents → pixels [N, 3, H, W] in about [-1, 1]. */
+  async decodeLatents(latents: F32Array): Promise<F32Array> {
+    const [B, , H, W] = latents.shape;
+    const { scale, shift } = this.latents;
+    const raw = affine(latents, 1 / scale, shift);
+    const out = await this.run({ net: 'vae_decoder', dims: { B, F: 1, H, W } }, { latents: raw });
+    return out.pixels as F32Array;
+  }
+
+  /** How latents and pixels relate; an error where the model has no autoencoder. */
+  get latents(): Latents {
+    if (this.model.latents) return this.model.latents;
+    throw new AttuneError('NO_VAE', 'The model has no autoencoder.');
+  }
+
+  async release(): Promise<void> {
+    for (const { program } of this.#programs.values()) await program.release();
+    this.#programs.clear();
+  }
+}
+
+const affine = (x: F32Array, by: number, plus: number): F32Array =>
+  plus === 0 ? mix({ cx: by, cp: 0 }, x, x) : { ...x, data: x.data.map((v) => v * by + plus) };
