@@ -1,4 +1,4 @@
-import { adapterKind, checkFile, definePlugin } from '@attune/core';
+import { adapterKind, baseFamily, checkFile, definePlugin } from '@attune/core';
 import { z } from 'zod';
 
 import { EditConfig } from './config.ts';
@@ -15,7 +15,14 @@ export default definePlugin({
         options: z.looseObject({}),
         detect: ({ weights }) => {
           const name = 'controlnet_cond_embedding.conv_in.weight';
-          return weights.has(name) ? { dialect: 'diffusers', evidence: name } : undefined;
+          if (!weights.has(name)) return undefined;
+          const base = baseFamily(weights);
+          return {
+            dialect: 'diffusers',
+            algorithm: 'controlnet',
+            evidence: name,
+            ...(base === undefined ? {} : { base }),
+          };
         },
         create: ({ file, model: _, ...common }, options) =>
           edit({

@@ -12,6 +12,8 @@ export interface LoraFile {
   /** `<address>.lora_A.weight`, `<address>.lora_B.weight`. */
   readonly weights: Weights;
   readonly modules: ReadonlyMap<string, Module>;
+  /** The key in the file of one of `weights`: the table read backwards. */
+  readonly fileKey: (name: string) => string;
 }
 
 export type Dialect = 'diffusers' | 'peft' | 'kohya';
@@ -83,15 +85,17 @@ export function readLora(file: AdapterFile, addresses: ReadonlySet<string>): Lor
       `${file.path}: ${lost.length} of ${names.length} tensors fit no layer of the model, first ${lost[0]}; nearest layers: ${nearest(lost[0], addresses, 3).join(', ')}.`,
       { lost },
     );
+  const keys = new Map([...renamed].map(([key, name]) => [name, key]));
   return {
     dialect: spelling.dialect,
     weights: file.weights.renamed((name) => renamed.get(name)),
     modules,
+    fileKey: (name) => keys.get(name) ?? name,
   };
 }
 
 /** Finds the address a file's module name means. */
-function resolver(
+export function resolver(
   addresses: ReadonlySet<string>,
   dialect: Dialect,
 ): (module: string) => string | undefined {
@@ -117,7 +121,7 @@ export const kohyaName = (address: string): string =>
   `lora_${address.replace(/^text_encoder\./, 'te.').replaceAll('.', '_')}`;
 
 /** The alpha of each module: a scalar beside it, a PEFT config in the header or beside the file, or the rank. */
-function alphas(file: AdapterFile, dialect: Dialect): (module: string, rank: number) => number {
+export function alphas(file: AdapterFile, dialect: Dialect): (module: string, rank: number) => number {
   if (dialect === 'kohya')
     return (module, rank) => {
       const name = `${module}.alpha`;
@@ -127,7 +131,7 @@ function alphas(file: AdapterFile, dialect: Dialect): (module: string, rank: num
     };
   const header = file.metadata.lora_adapter_metadata;
   const configs = header
-    ? byComponent(JSON.parse(header) as Record<string, unknown>)
+    ? byComponent(parseHeader(header, file.path))
     : new Map([['', file.config]]);
   return (module, rank) => {
     const component = module.slice(0, module.indexOf('.'));
@@ -135,11 +139,35 @@ function alphas(file: AdapterFile, dialect: Dialect): (module: string, rank: num
     if (!parsed.success) return rank;
     const { lora_alpha: all, alpha_pattern: patterns, use_rslora: stable } = parsed.data;
     const own = Object.entries(patterns ?? {}).find(([key]) =>
-      new RegExp(`^(.*\\.)?(${key})$`).test(module),
+      pattern(key, file.path).test(module),
     );
     const alpha = own ? own[1] : all;
     return stable ? alpha * Math.sqrt(rank) : alpha;
   };
+}
+
+function parseHeader(text: string, path: string): Record<string, unknown> {
+  try {
+    return Object(JSON.parse(text)) as Record<string, unknown>;
+  } catch {
+    throw new AttuneError('BAD_JSON', `${path}: its lora_adapter_metadata is no JSON.`, { path });
+  }
+}
+
+/** PEFT's patterns are regular expressions over module names; ones that could take forever are refused. */
+function pattern(key: string, path: string): RegExp {
+  const repeats = key.match(/[*+{]/g)?.length ?? 0;
+  const nested = /\)[*+{]/.test(key);
+  try {
+    if (repeats <= 2 && !nested && key.length <= 500) return new RegExp(`^(.*\\.)?(${key})$`);
+  } catch {
+    // no regular expression at all: refused below
+  }
+  throw new AttuneError(
+    'BAD_CONFIG',
+    `${path}: the alpha_pattern "${key.slice(0, 80)}" is no usable module pattern.`,
+    { path },
+  );
 }
 
 /** `{ "unet.r": 4 }` → unet: { r: 4 }. */

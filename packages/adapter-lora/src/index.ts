@@ -1,8 +1,9 @@
 import { adapterKind, definePlugin, inventory, nominalDims } from '@attune/core';
 import { z } from 'zod';
 
-import { detectDialect, readLora } from './formats.ts';
+import { readLora } from './formats.ts';
 import { lora } from './lora.ts';
+import { detectLora, surveyLora } from './survey.ts';
 
 export { detectDialect, kohyaName, type LoraFile, readLora } from './formats.ts';
 export { lora, type LoraOptions, type Module } from './lora.ts';
@@ -20,12 +21,8 @@ export default definePlugin({
     adapters: {
       lora: adapterKind({
         options: Options,
-        detect: (file) => {
-          const found = detectDialect(file.weights.names());
-          return (
-            found && { dialect: found.dialect, evidence: `names like ${found.pattern.source}` }
-          );
-        },
+        detect: detectLora,
+        survey: surveyLora,
         create: ({ file, model, ...common }, { rank, alpha, targets }) => {
           if (!file)
             return lora({
@@ -37,8 +34,8 @@ export default definePlugin({
           const layers = [...inventory(model, nominalDims).sites].flatMap((site) =>
             site.startsWith('layer:') ? [site.slice(6)] : [],
           );
-          const { weights, modules } = readLora(file, new Set(layers));
-          return lora({ ...common, weights, modules });
+          const { weights, modules, fileKey } = readLora(file, new Set(layers));
+          return lora({ ...common, weights, modules, fileKey });
         },
       }),
     },

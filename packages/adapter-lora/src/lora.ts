@@ -27,6 +27,8 @@ export interface LoraOptions {
   /** Per-address rank and alpha; where given, `targets` are exactly these addresses. */
   readonly modules?: ReadonlyMap<string, Module>;
   readonly weights?: Weights;
+  /** The key of a parameter in the file that `weights` came from. */
+  readonly fileKey?: (name: string) => string;
   readonly strength?: Strength;
   readonly train?: true | readonly string[];
 }
@@ -43,6 +45,7 @@ export function lora({
   targets = attentionProjections,
   modules,
   weights,
+  fileKey,
   strength,
   train,
 }: LoraOptions = {}): Adapter {
@@ -51,6 +54,7 @@ export function lora({
     ports: {},
     live: true,
     ...(weights ? { weights } : {}),
+    ...(fileKey ? { fileKey } : {}),
     ...(strength === undefined ? {} : { strength }),
     ...(train ? { train } : {}),
     attach: () => [

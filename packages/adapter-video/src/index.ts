@@ -7,6 +7,10 @@ export { VideoConfig } from './config.ts';
 export { temporalTransformer } from './temporal.ts';
 export { video, type VideoOptions } from './video.ts';
 
+/** A motion module's own weight, not a LoRA on one. */
+const ownKey =
+  /^((down|up)_blocks\.\d+|mid_block)\.motion_modules\.\d+\.(norm|proj_in|transformer_blocks\.0\.attn1\.to_q)\.weight$/;
+
 export default definePlugin({
   api: 1,
   contributes: {
@@ -14,8 +18,20 @@ export default definePlugin({
       video: adapterKind({
         options: VideoConfig.partial(),
         detect: ({ weights }) => {
-          const name = [...weights.names()].find((key) => key.includes('.motion_modules.'));
-          return name === undefined ? undefined : { dialect: 'diffusers', evidence: name };
+          const names = [...weights.names()];
+          const evidence = names.find((key) => ownKey.test(key));
+          if (evidence === undefined) return undefined;
+          const first = 'down_blocks.0.motion_modules.0.norm.weight';
+          const sd1 =
+            weights.has(first) &&
+            weights.entry(first).shape[0] === 320 &&
+            names.some((key) => key.startsWith('down_blocks.3.'));
+          return {
+            dialect: 'diffusers',
+            algorithm: 'motion',
+            evidence,
+            ...(sd1 ? { base: 'sd1' } : {}),
+          };
         },
         create: ({ file, model: _, ...common }, options) =>
           video({

@@ -34,4 +34,11 @@ export async function main(argv: readonly string[]): Promise<number> {
 }
 
 /** Failures that are not the input's fault. */
-const ownFailures = new Set(['RUNTIME', 'INTERNAL', 'BAD_GRADIENT', 'RELEASED', 'INTERRUPTED']);
+const ownFailures = new Set([
+  'RUNTIME',
+  'INTERNAL',
+  'BAD_GRADIENT',
+  'RELEASED',
+  'INTERRUPTED',
+  'WRITE_FAILED',
+]);

@@ -1,10 +1,11 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
+import { AttuneError } from '@attune/engine';
 import sharp from 'sharp';
 import { describe, expect, test } from 'vitest';
 
-import { type Frame, openMedia, readMedia, writeMedia } from '../src/media/index.ts';
+import { type Frame, type Media, openMedia, readMedia, writeMedia } from '../src/media/index.ts';
 import { failure, flat, pixel, psnr, scene, scratch } from './media-scenes.ts';
 
 const delaysOf = (frames: readonly Frame[]) => frames.map(({ delay }) => Math.round(delay));
@@ -203,7 +204,8 @@ describe('bad input', () => {
         for (let j = 0; j < 4; j++)
           broken[(i * 7919 + j * 104_729) % broken.length] ^= 1 << (i % 8);
         writeFileSync(path, broken);
-        await readMedia(path).catch((error: unknown) => failure(() => Promise.reject(error)));
+        const end = await readMedia(path).catch((error: unknown) => error);
+        expect(AttuneError.is(end) || (end as Media).frames.length > 0).toBe(true);
       }
     }
   });

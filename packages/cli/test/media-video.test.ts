@@ -2,10 +2,13 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
+import { AttuneError } from '@attune/engine';
 import { describe, expect, test } from 'vitest';
 
 import {
+  type Frame,
   loadPeers,
+  type Media,
   openMedia,
   readMedia,
   type VideoTools,
@@ -19,10 +22,13 @@ const absent = () =>
 const noPeers: VideoTools = { ...videoTools, peers: () => loadPeers(absent) };
 const nothing: VideoTools = { ...noPeers, ffmpeg: '/nowhere/ffmpeg' };
 const onlyPeers: VideoTools = { ...videoTools, ffmpeg: '/nowhere/ffmpeg' };
-const ffmpegIsHere = spawnSync('ffmpeg', ['-version']).status === 0;
+const ffmpegIsHere = spawnSync(videoTools.ffmpeg, ['-version']).status === 0;
 
 const ffmpeg = (...options: string[]) =>
-  execFileSync('ffmpeg', ['-v', 'error', '-y', ...options], { stdio: 'pipe' });
+  execFileSync(videoTools.ffmpeg, ['-v', 'error', '-y', ...options], { stdio: 'pipe' });
+
+const mean = ({ data }: Frame, channel: number) =>
+  data.reduce((sum, value, i) => (i % 3 === channel ? sum + value : sum), 0) / (data.length / 3);
 
 describe('mp4 through the optional packages', () => {
   test('there and back: above 30 dB, fps kept, the same bytes twice', async () => {
@@ -38,8 +44,6 @@ describe('mp4 through the optional packages', () => {
     expect(media.frames).toHaveLength(24);
     const worst = Math.min(...frames.map((frame, i) => psnr(frame, media.frames[i])));
     expect(worst).toBeGreaterThan(30);
-    const mean = (frame: { data: Uint8Array }, channel: number) =>
-      frame.data.reduce((sum, value, i) => (i % 3 === channel ? sum + value : sum), 0) / (64 * 48);
     for (const channel of [0, 1, 2])
       expect(Math.abs(mean(frames[5], channel) - mean(media.frames[5], channel))).toBeLessThan(1);
     const again = join(folder, 'b.mp4');
@@ -95,9 +99,8 @@ describe('mp4 through the optional packages', () => {
       const reach = i < 30 ? 1200 : broken.length; // the index, then anywhere
       for (let j = 0; j < 6; j++) broken[(i * 7919 + j * 104_729) % reach] ^= 1 << (i % 8);
       writeFileSync(cut, broken);
-      await readMedia(cut, { tools: onlyPeers }).catch((error: unknown) =>
-        failure(() => Promise.reject(error)),
-      );
+      const end = await readMedia(cut, { tools: onlyPeers }).catch((error: unknown) => error);
+      expect(AttuneError.is(end) || (end as Media).frames.length > 0).toBe(true);
     }
   }, 60_000);
 
@@ -124,10 +127,11 @@ describe.skipIf(!ffmpegIsHere)('with ffmpeg on the PATH', () => {
       const folder = scratch();
       const path = join(folder, 'a.mp4');
       const colours = matrix === 'bt709' ? ',setparams=colorspace=bt709' : '';
-      const filter = `format=gbrp,scale=out_color_matrix=${matrix}:out_range=tv,format=yuv444p${colours}`;
-      ffmpeg(...source, '-vf', filter, '-c:v', 'libx264', '-crf', '4', path);
-      ffmpeg(...source, join(folder, 'frame%d.png'));
-      const { frames: wanted } = await readMedia(folder);
+      const wanted = scene(96, 64, 12);
+      await writeMedia(join(folder, 'frames'), wanted);
+      const filter = `scale=out_color_matrix=${matrix}:out_range=tv,format=yuv444p${colours}`;
+      const frames = ['-framerate', '10', '-i', join(folder, 'frames', 'frame-%05d.png')];
+      ffmpeg(...frames, '-vf', filter, '-c:v', 'libx264', '-crf', '4', path);
       const media = await readMedia(path, { tools: onlyPeers });
       expect(media.frames).toHaveLength(wanted.length);
       wanted.forEach((frame, i) => expect(psnr(frame, media.frames[i])).toBeGreaterThan(40));

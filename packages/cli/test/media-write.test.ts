@@ -72,6 +72,11 @@ describe('where results may go', () => {
   });
 });
 
+function* stopping() {
+  yield* scene(16, 16, 3);
+  throw new Error('the model stopped');
+}
+
 describe('all or nothing', () => {
   test('a full disk: the older file stays, nothing else', async () => {
     const folder = scratch();
@@ -96,11 +101,7 @@ describe('all or nothing', () => {
     'frames that fail midway leave no %s',
     async (name) => {
       const folder = scratch();
-      const frames = function* () {
-        yield* scene(16, 16, 3);
-        throw new Error('the model stopped');
-      };
-      const error = await failure(() => writeMedia(join(folder, name), frames()));
+      const error = await failure(() => writeMedia(join(folder, name), stopping()));
       expect(error.message).toContain('the model stopped');
       expect(readdirSync(folder)).toEqual([]);
     },

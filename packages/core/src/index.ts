@@ -1,5 +1,6 @@
 export {
   type Adapter,
+  checkpointKey,
   type Port,
   type Ports,
   type PortValues,
@@ -56,6 +57,15 @@ export { createContainer, LoaderToken, RuntimeToken } from './container.ts';
 export { loadModel } from './models/load.ts';
 export { nominalDims } from './models/net.ts';
 export { findPlugins, PluginLoader } from './plugins/loader.ts';
+export {
+  baseFamily,
+  type ModuleFit,
+  scan,
+  type Survey,
+  surveyAdapter,
+  type SurveyedModule,
+  surveyNets,
+} from './plugins/survey.ts';
 export { openStack, readAdapterFile } from './stack/open.ts';
 export { checkFile, parseYaml, StackFile } from './stack/schema.ts';
 export { AutoencodeOptions, autoencode } from './train/autoencode.ts';
@@ -81,3 +91,5 @@ export { Tokenizer } from './models/tokenizer.ts';
 export { trainWordTokenizer } from './models/bpe.ts';
 export { type Compiled, ModelRunner } from './sample/runner.ts';
 export { sample, type SampleRequest } from './sample/sample.ts';
+export { adamw, clipByGlobalNormInPlace, type OptimState } from './train/optim.ts';
+export { emaUpdate } from './train/rates.ts';

@@ -16,3 +16,8 @@ export {
   weightings,
 } from './sds.ts';
 export { type Denoiser, sdsCotangent, type SdsOptions, timeRange } from './teacher.ts';
+export { DistillConfig, Phase, TeacherConfig } from './config.ts';
+export { distill, type Distillation, type DistillReport, type DistillState } from './distill.ts';
+export { ModelTeacher, type ReadyTeacher } from './model-teacher.ts';
+export { drawTimes, Student } from './student.ts';
+export { type DataBatch, look } from './view.ts';

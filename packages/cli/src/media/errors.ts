@@ -2,8 +2,8 @@
 
 import { AttuneError } from '@attune/engine';
 
-export const INSTALL_PEERS = 'npm install mediabunny@1.61.0 @napi-rs/webcodecs@1.3.1';
-export const READABLE = 'png, jpg, webp, gif, mp4, a folder of frames; webm and others with ffmpeg';
+const INSTALL_PEERS = 'npm install mediabunny@1.61.0 @napi-rs/webcodecs@1.3.1';
+const READABLE = 'png, jpg, webp, gif, mp4, a folder of frames; webm and others with ffmpeg';
 export const WRITABLE = '.mp4, .gif, .webp, .png, .jpg, or a folder (no extension, or a final /)';
 
 export const missingMedia = (path: string, reason: string) =>
@@ -37,7 +37,8 @@ export const badOutput = (path: string, what: string, fix: string) =>
 
 /** Not the input's fault: a full disk, a lost permission, an encoder that stopped. */
 export const writeFailed = (path: string, error: unknown) => {
-  const full = codeOf(error) === 'ENOSPC' || codeOf(error) === 'EDQUOT';
+  const full =
+    ['ENOSPC', 'EDQUOT'].includes(codeOf(error) ?? '') || /no space left/i.test(reasonOf(error));
   const what = full ? 'the disk is full' : reasonOf(error);
   const fix = full ? 'free some space and run again' : 'nothing was left behind; run again';
   return new AttuneError('WRITE_FAILED', `${path}: not written, ${what}; ${fix}.`, { path });

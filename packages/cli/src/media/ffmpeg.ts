@@ -116,8 +116,9 @@ async function* readFrames(
         filled = 0;
       }
     }
-    const { code, said } = await end;
-    if (code !== 0 || filled > 0) throw badMedia(path, `ffmpeg cannot read it all (${said})`);
+    const { code, said, cut } = await end;
+    if (code !== 0 || filled > 0 || cut)
+      throw badMedia(path, `ffmpeg cannot read it all (${said})`);
     if (count === 0) throw noFrames(path, 'in its video track');
   } finally {
     child.kill('SIGKILL');
@@ -153,7 +154,11 @@ export async function writeWithFfmpeg(
         await Promise.race([new Promise((resolve) => stdin.once('drain', resolve)), end]);
     }
     child?.stdin?.end();
-    const { code, said, missing } = (await end) ?? { code: 1, said: 'no frames', missing: false };
+    const { code, said, missing } = (await end) ?? {
+      code: 1,
+      said: 'it got no frames',
+      missing: false,
+    };
     if (missing) throw noVideoTool(out, why, `${ffmpeg} cannot be found`);
     if (code !== 0) throw new Error(`ffmpeg failed (${said})`);
   } finally {
@@ -175,22 +180,26 @@ function encoderOptions(out: string, frame: Frame, fps: number, notes: Notes): s
 
 interface Ending {
   readonly code: number;
+  /** The last line it said. */
   readonly said: string;
+  /** It spoke of bytes that are missing or broken; it may end well all the same. */
+  readonly cut: boolean;
   readonly missing: boolean;
 }
 
-/** How the process ended and the last line it said. Never rejects. */
+/** How the process ends. Never rejects. */
 function ending(child: ChildProcess): Promise<Ending> {
   let said = '';
   child.stderr?.on('data', (text: Buffer) => (said = (said + text.toString()).slice(-2000)));
   return new Promise((resolve) => {
     child.once('error', (error) => {
       const missing = codeOf(error) === 'ENOENT' || codeOf(error) === 'EACCES';
-      resolve({ code: 1, said: reasonOf(error), missing });
+      resolve({ code: 1, said: reasonOf(error), cut: false, missing });
     });
-    child.once('close', (code) =>
-      resolve({ code: code ?? 1, said: tail(said) || 'it says nothing', missing: false }),
-    );
+    child.once('close', (code) => {
+      const cut = /prematurely|truncat|partial|corrupt/i.test(said);
+      resolve({ code: code ?? 1, said: tail(said) || 'it says nothing', cut, missing: false });
+    });
   });
 }
 

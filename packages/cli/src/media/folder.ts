@@ -10,12 +10,12 @@ import { pictureFormat } from './sniff.ts';
 import type { MediaSource } from './source.ts';
 
 /** Frames per second of a folder, which cannot say so itself. */
-export const FOLDER_FPS = 8;
+const FOLDER_FPS = 8;
 
 const byNature = new Intl.Collator('en', { numeric: true });
 
 /** Frame files of a folder in natural order; hidden files, other kinds and folders are left out. */
-export async function frameFiles(folder: string): Promise<string[]> {
+async function frameFiles(folder: string): Promise<string[]> {
   const entries = await readdir(folder, { withFileTypes: true });
   return entries
     .filter((entry) => !entry.isDirectory() && !entry.name.startsWith('.'))

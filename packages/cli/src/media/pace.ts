@@ -4,7 +4,7 @@
 export const PATIENCE = 30_000;
 
 /** Lets native callbacks run. */
-export const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 1));
+const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 1));
 
 /** Waits while `busy()`; throws `stalled()` where `progress()` stays the same for PATIENCE. */
 export async function settle(

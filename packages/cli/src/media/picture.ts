@@ -97,7 +97,7 @@ async function attempt<T>(path: string, work: () => Promise<T>): Promise<T> {
 }
 
 /** A frame as sharp's raw input. */
-export const asSharp = ({ data, width, height }: Frame): Sharp =>
+const asSharp = ({ data, width, height }: Frame): Sharp =>
   sharp(data, { raw: { width, height, channels: 3 } });
 
 /** A frame through sharp and back, its delay kept. */

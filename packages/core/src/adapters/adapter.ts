@@ -54,8 +54,17 @@ export interface Adapter {
   readonly strength?: Strength;
   /** True when a frame's result depends on the other frames of its clip. */
   readonly mixesFrames?: boolean;
+  /** The key of one of its parameters in the file it came from, in that file's dialect. Absent: its own name. */
+  fileKey?(name: string): string;
   /** Called once per trace; traces nothing by itself. */
   attach(scope: Scope, ports: PortValues): readonly Tap[];
+}
+
+/** A parameter's name with its adapter's file key: `look.unet.X` is `look.lora_unet_X` of a kohya file. */
+export function checkpointKey(adapters: readonly Adapter[], name: string): string {
+  const adapter = adapters.find((one) => name.startsWith(`${one.name}.`));
+  if (!adapter?.fileKey) return name;
+  return `${adapter.name}.${adapter.fileKey(name.slice(adapter.name.length + 1))}`;
 }
 
 /** The ports of one adapter as inputs of a program, made when they are read. */

@@ -66,8 +66,8 @@ export interface TraceRequest {
   readonly dims: Dims;
   /** Shapes of inputs and ports that differ from their defaults; naming a port feeds it. */
   readonly shapes?: Readonly<Record<string, Shape>>;
-  /** Sites to read beside the net's outputs, as `kind:address`. */
-  readonly read?: readonly string[];
+  /** What to compute: outputs of the net by name, sites as `kind:address`. Default: the net's outputs. */
+  readonly outputs?: readonly string[];
 }
 
 export interface ModelTrace {
@@ -126,21 +126,26 @@ export function traceModel(
 }
 
 /** Traces one net of a model. */
-export function traceNet(model: Model, { net, dims, shapes, read }: TraceRequest): ModelTrace {
+export function traceNet(
+  model: Model,
+  { net, dims, shapes, outputs: wanted }: TraceRequest,
+): ModelTrace {
   const { traced, trace } = traceModel(model, { dims, ...(shapes ? { shapes } : {}) }, (run) =>
     run(net),
   );
-  const outputs: Record<string, Tensor> = { ...traced.outputs };
-  for (const site of read ?? []) {
-    const value = trace.sites.get(site);
-    if (!value)
+  if (!wanted) return { traced, trace };
+  const outputs = Object.fromEntries(
+    wanted.map((name) => {
+      const value = traced.outputs[name] ?? trace.sites.get(name);
+      if (value) return [name, value];
+      const known = [...Object.keys(traced.outputs), ...trace.sites.keys()];
       throw new AttuneError(
         'NO_SITE',
-        `The net ${net} has no site ${site}; nearest: ${nearest(site, trace.sites.keys()).join(', ')}.`,
-        { site },
+        `The net ${net} has no output or site ${name}; nearest: ${nearest(name, known).join(', ')}.`,
+        { name },
       );
-    outputs[site] = value;
-  }
+    }),
+  );
   return { traced: { ...traced, outputs }, trace };
 }
 

@@ -55,17 +55,31 @@ const families: Readonly<Record<string, (part: Part) => Loaded>> = {
 /** Parts of a folder, and the first part of their parameters' names. */
 const parts = ['unet', 'vae', 'text_encoder'] as const;
 
-/** Loads the parts a folder holds. `fresh` accepts parts without weights, to be initialised. */
+/** The part that a class is, for a folder that is one part by itself. */
+const partOf: Readonly<Record<string, (typeof parts)[number]>> = {
+  UNet2DConditionModel: 'unet',
+  AutoencoderKL: 'vae',
+  AutoencoderTiny: 'vae',
+  CLIPTextModel: 'text_encoder',
+};
+
+/** Loads the parts a folder holds, or the folder as a part. `fresh` accepts parts without weights, to be initialised. */
 export async function loadModel(folder: string, { fresh = false } = {}): Promise<Model> {
-  const found = parts.filter((name) => existsSync(join(folder, name, 'config.json')));
+  const found: { name: string; part: Part }[] = parts
+    .filter((name) => existsSync(join(folder, name, 'config.json')))
+    .map((name) => ({ name, part: readPart(join(folder, name), { fresh }) }));
+  if (found.length === 0 && existsSync(join(folder, 'config.json'))) {
+    const part = readPart(folder, { fresh });
+    const name = partOf[part.className ?? ''];
+    if (name) found.push({ name, part });
+  }
   if (found.length === 0)
     throw new AttuneError(
       'NO_MODEL',
       `${folder} is no model folder: none of ${parts.map((name) => `${name}/config.json`).join(', ')} is there.`,
       { folder },
     );
-  const loaded = found.map((name) => {
-    const part = readPart(join(folder, name), { fresh });
+  const loaded = found.map(({ name, part }) => {
     const family = families[part.className ?? ''];
     if (!family)
       throw new AttuneError(

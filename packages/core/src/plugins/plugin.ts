@@ -7,6 +7,7 @@ import type { Adapter, Strength } from '../adapters/adapter.ts';
 import type { Model } from '../models/model.ts';
 import type { DataSource } from '../train/data.ts';
 import type { Objective } from '../train/objective.ts';
+import type { Survey } from './survey.ts';
 
 /** What every adapter of a stack is created with, whatever its kind. */
 export interface AdapterRequest {
@@ -35,6 +36,10 @@ export interface Detection {
   readonly dialect: string;
   /** Why: the keys or shapes that gave it away. */
   readonly evidence: string;
+  /** `lora`, `controlnet`, … */
+  readonly algorithm?: string;
+  /** The family of models it was made for, where the file tells. */
+  readonly base?: string;
 }
 
 /** A kind of adapter. */
@@ -43,6 +48,11 @@ export interface AdapterKind<O = unknown> {
   readonly options: z.ZodType<O>;
   /** Whether a file is of this kind, from its names and shapes alone. */
   detect?(file: AdapterFile): Detection | undefined;
+  /**
+   * What a detected file holds, module by module; against `model` where given. Absent: its names are
+   * compared with the parameters that `create` asks for.
+   */
+  survey?(file: AdapterFile, model?: Model): Survey;
   create(request: AdapterRequest, options: O): Adapter;
 }
 

@@ -17,4 +17,6 @@ export interface DataSource {
     ids: readonly number[],
     rng: Rng,
   ): Readonly<Record<string, NDArray>> | Promise<Readonly<Record<string, NDArray>>>;
+  /** Prompts of these samples by field, where the source has words: one per id. */
+  prompts?(ids: readonly number[], rng: Rng): Readonly<Record<string, readonly string[]>>;
 }

@@ -92,6 +92,7 @@ class GraphEmitter implements Emitter {
         `Two inputs are named ${name}: [${seen.shape}] and [${t.shape}].`,
         { name },
       );
+    if (this.#constants.has(`weight ${name}`)) throw bothFedAndStored(name);
     this.inputs.set(name, t);
     return name;
   }
@@ -100,6 +101,7 @@ class GraphEmitter implements Emitter {
     const { name } = t.attrs as { name: string };
     const known = this.#constants.get(`weight ${name}`);
     if (known) return known;
+    if (this.inputs.has(name)) throw bothFedAndStored(name);
     const entry = this.#request.weight(name);
     const { dtype, shape, source } = entry;
     if (!sameShape(shape, t.shape))
@@ -126,7 +128,7 @@ class GraphEmitter implements Emitter {
     const known = this.#written.get(key);
     if (known) return known;
     const outputs = Array.from({ length: count }, (_, i) =>
-      i === 0 ? `v${this.#nodes.length}` : `v${this.#nodes.length}.${i}`,
+      i === 0 ? `%v${this.#nodes.length}` : `%v${this.#nodes.length}.${i}`,
     );
     this.#nodes.push(nodeProto(type, inputs, outputs, attrs));
     this.#written.set(key, outputs);
@@ -139,7 +141,7 @@ class GraphEmitter implements Emitter {
     const key = `${array.dtype}[${array.shape}]${Buffer.from(bytes).toString('latin1')}`;
     const known = this.#constants.get(key);
     if (known) return known;
-    const name = `c${this.#constants.size}`;
+    const name = `%c${this.#constants.size}`;
     this.#initializers.push(tensorProto(name, onnxType[array.dtype], array.shape, bytes));
     this.#constants.set(key, name);
     return name;
@@ -162,6 +164,10 @@ class GraphEmitter implements Emitter {
     this.#extras.set(node, values);
   }
 }
+
+/** ONNX would read the weight as the input's default. */
+const bothFedAndStored = (name: string) =>
+  new AttuneError('NAME_CLASH', `${name} names both an input and a frozen weight.`, { name });
 
 const indexOf = (t: Tensor): number => (t.attrs as { index: number }).index;
 

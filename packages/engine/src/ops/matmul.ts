@@ -2,7 +2,7 @@
 
 import { shapeMismatch } from '../errors.ts';
 import { defineOp } from '../graph/op.ts';
-import { broadcast } from '../graph/shape.ts';
+import { broadcast, sameShape } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import { add, mul } from './elementwise.ts';
 import { reshape, sumTo, swap } from './structural.ts';
@@ -78,7 +78,7 @@ export function accumulate(value: Tensor, delta: Tensor, gate?: Tensor): Tensor 
     inner.op.name !== 'gemm' ||
     inner.inputs.length !== 2 ||
     !scalarGate ||
-    delta.size !== value.size
+    !sameShape(delta.shape, value.shape)
   )
     return add(value, gate ? mul(delta, gate) : delta);
   const [a, b] = inner.inputs;

@@ -2,7 +2,7 @@
 
 import { shapeMismatch } from '../errors.ts';
 import { defineOp } from '../graph/op.ts';
-import { axisOf } from '../graph/shape.ts';
+import { axisOf, broadcast } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import { add, exp, mul, sub } from './elementwise.ts';
 import { matmul } from './matmul.ts';
@@ -93,7 +93,11 @@ export const logSumExp = (x: Tensor, axis = -1): Tensor =>
   logSumExpOp([x], { axis: axisOf('logSumExp', axis, x.shape) });
 
 const attendOp = defineOp<{ scale: number }>('attend', {
-  shape: ([, , v, p]) => [...p.shape.slice(0, -1), v.dim(-1)],
+  shape: ([, , v, p]) => [
+    ...broadcast('attention', p.shape.slice(0, -2), v.shape.slice(0, -2)),
+    p.dim(-2),
+    v.dim(-1),
+  ],
   onnx: (emit, [, , v, p]) => emit.node('MatMul', [p, v]),
   vjp: (dy, [q, k, v, p], y) => {
     // rowsum(P ∘ dP) = rowsum(O ∘ dO): the sum over keys becomes one over channels.

@@ -200,9 +200,12 @@ export function split(x: Tensor, lengths: readonly number[], axis: number): Tens
 const castOp = defineOp<{ dtype: DType }>('cast', {
   shape: ([x], { dtype }) => ({ shape: x.shape, dtype }),
   onnx: (emit, [x], node) => emit.node('Cast', [x], { to: onnxType[node.attrs.dtype] }),
-  vjp: (dy, [x]) => [x.dtype === 'f32' ? cast(dy, 'f32') : null],
+  // Cotangents are f32 whatever the float type between; integers carry none.
+  vjp: (dy, [x], node) => [floats.has(x.dtype) && floats.has(node.attrs.dtype) ? dy : null],
   cheap: true,
 });
+
+const floats: ReadonlySet<DType> = new Set<DType>(['f32', 'f16', 'bf16', 'f64']);
 
 /** ONNX's numbers for element types. */
 export const onnxType: Readonly<Record<DType, number>> = {

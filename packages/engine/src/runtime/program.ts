@@ -86,6 +86,22 @@ function checked(feeds: Feeds, name: string, t: Tensor): NDArray {
   return array;
 }
 
+/** Leaves by name. One name is one leaf, or half of its gradient would be lost. */
+function named(leaves: readonly Tensor[]): Map<string, Tensor> {
+  const found = new Map<string, Tensor>();
+  for (const t of leaves) {
+    const { name } = t.attrs as { name: string };
+    if (name.includes('%'))
+      throw new AttuneError('BAD_NAME', `${name}: names with "%" are the engine's own.`, { name });
+    if (found.has(name))
+      throw new AttuneError('NAME_CLASH', `Two inputs or live parameters are named ${name}.`, {
+        name,
+      });
+    found.set(name, t);
+  }
+  return found;
+}
+
 /** The values of the clip-rate segments, shared by all steps of a clip. */
 export interface Clip {
   readonly values: Map<Tensor, NDArray>;
@@ -108,7 +124,7 @@ export class Program {
     const leaves = ancestors(Object.values(traced.outputs)).filter(
       (t) => isInput(t) || (isParam(t) && t.attrs.live),
     );
-    this.inputs = new Map(leaves.map((t) => [(t.attrs as { name: string }).name, t]));
+    this.inputs = named(leaves);
     this.segments = plan(traced, options);
     this.#forward = this.segments.map((s) => this.part(s.outputs, s.crossing));
   }

@@ -5,8 +5,6 @@ import { AttuneError } from '../errors.ts';
 import { input } from '../graph/leaf.ts';
 import type { Shape } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
-import { mul } from '../ops/elementwise.ts';
-import { sum } from '../ops/structural.ts';
 import { type F32Array, f32, type NDArray, toF32 } from '../runtime/array.ts';
 import { Program } from '../runtime/program.ts';
 import { Rng } from '../runtime/rng.ts';
@@ -48,55 +46,75 @@ export interface GradCheck {
   /** Directional derivative by automatic differentiation and by central differences. */
   readonly exact: number;
   readonly numeric: number;
+  /** Their distance, relative to the sum of the derivative's terms without their signs. */
   readonly relative: number;
+}
+
+export interface GradCheckOptions {
+  /** Step of the central difference. */
+  readonly eps?: number;
+  readonly seed?: number;
+  /** Values of input `index`; default: standard normals. */
+  readonly draw?: (rng: Rng, shape: Shape, index: number) => F32Array;
+  /** Frozen parameters that `f` reads. */
+  readonly weights?: Weights;
+  readonly runtime?: Runtime;
 }
 
 /**
  * Compares Σ f(x) · c along ONE random direction with a central difference. `shapes` are those of
- * the differentiable inputs; `draw` makes their values (default: standard normals).
+ * the differentiable inputs.
  */
 export async function checkGrad(
   f: (...xs: Tensor[]) => Tensor,
   shapes: readonly Shape[],
-  { eps = 1e-2, seed = 1, draw = (rng: Rng, shape: Shape): F32Array => rng.normals(shape) } = {},
+  {
+    eps = 1e-2,
+    seed = 1,
+    draw = (rng, shape) => rng.normals(shape),
+    weights = Weights.fromArrays({}),
+    runtime = new OrtRuntime({ threads: 1 }),
+  }: GradCheckOptions = {},
 ): Promise<GradCheck> {
   const rng = Rng.of(seed);
   const xs = shapes.map((shape, i) => input(`x${i}`, shape));
   const y = f(...xs);
-  const seedOf = input('c', y.shape);
-  const score = sum(mul(y, seedOf));
-  const found = grad([y], [seedOf], xs);
-  const at = shapes.map((shape, i) => draw(rng.fork('x', i), shape));
+  const at = shapes.map((shape, i) => draw(rng.fork('x', i), shape, i));
   const way = shapes.map((shape, i) => rng.fork('v', i).normals(shape));
   const c = rng.fork('c').normals(y.shape);
-  const moved = (by: number): Record<string, NDArray> => ({
-    c,
-    ...Object.fromEntries(
-      at.map((x, i) => [
+  const moved = (by: number): Record<string, NDArray> =>
+    Object.fromEntries(
+      at.map(({ data, shape }, i) => [
         `x${i}`,
         f32(
-          x.data.map((v, k) => v + by * way[i].data[k]),
-          x.shape,
+          data.map((v, k) => v + by * way[i].data[k]),
+          shape,
         ),
       ]),
-    ),
-  });
-  const runtime = new OrtRuntime({ threads: 1 });
-  const value = async (by: number) =>
-    Number((await evaluate({ score }, moved(by), { runtime })).score.data[0]);
+    );
+
+  const program = new Program({ outputs: { y }, marks: [] }, { runtime, weights });
+  const score = async (by: number) => dot(toF32((await program.run(moved(by))).y), c).sum;
+  const numeric = ((await score(eps)) - (await score(-eps))) / (2 * eps);
+  await program.release();
+
+  const found = grad([y], [input('c', y.shape)], xs);
   const grads = Object.fromEntries(found.flatMap((g, i) => (g ? [[`g${i}`, g]] : [])));
-  const exactGrads = await evaluate(grads, moved(0), { runtime });
-  let exact = 0;
-  let size = 0;
-  for (const [i, v] of way.entries()) {
-    const g = exactGrads[`g${i}`];
-    if (!g) continue;
-    const data = toF32(g).data;
-    for (let k = 0; k < data.length; k++) {
-      exact += data[k] * v.data[k];
-      size += Math.abs(data[k] * v.data[k]);
-    }
-  }
-  const numeric = ((await value(eps)) - (await value(-eps))) / (2 * eps);
+  const results = await evaluate(grads, { ...moved(0), c }, { weights, runtime });
+  const parts = way.flatMap((v, i) => (found[i] ? [dot(toF32(results[`g${i}`]), v)] : []));
+  const exact = parts.reduce((total, part) => total + part.sum, 0);
+  const size = parts.reduce((total, part) => total + part.size, 0);
   return { exact, numeric, relative: Math.abs(exact - numeric) / (size || 1) };
+}
+
+/** Σ a · b and Σ |a · b|, in double precision. */
+function dot(a: F32Array, b: F32Array): { sum: number; size: number } {
+  let sum = 0;
+  let size = 0;
+  for (let i = 0; i < a.data.length; i++) {
+    const term = a.data[i] * b.data[i];
+    sum += term;
+    size += Math.abs(term);
+  }
+  return { sum, size };
 }

@@ -1,0 +1,30 @@
+/** A stack opened for probing: every weight there, every weight asked for. */
+
+import {
+  inventory,
+  materialize,
+  type Model,
+  nominalDims,
+  openStack,
+  type PluginLoader,
+} from '@attune/core';
+import { AttuneError } from '@attune/engine';
+
+import { type StackArgument, stackWarnings } from '../commands/arguments.ts';
+
+export async function openWhole(argument: StackArgument, loader: PluginLoader): Promise<Model> {
+  for (const warning of stackWarnings(argument)) process.stderr.write(`warning: ${warning}\n`);
+  const model = await openStack(argument.stack, argument.folder, loader);
+  const { params } = inventory(model, nominalDims);
+  const adapters = model.adapters.map(({ name }) => `${name}.`);
+  const missing = [...params.keys()].filter(
+    (name) => !model.weights.has(name) && !adapters.some((own) => name.startsWith(own)),
+  );
+  if (missing.length)
+    throw new AttuneError(
+      'MISSING_WEIGHT',
+      `The backbone lacks ${missing.length} weights, first ${missing[0]}: its config asks for layers that its files do not hold.`,
+      { missing },
+    );
+  return materialize(model, { dims: nominalDims });
+}

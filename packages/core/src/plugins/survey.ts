@@ -1,0 +1,159 @@
+/** What a checkpoint holds, module by module, and how it fits a model: the ground of `attune inspect`. */
+
+import { AttuneError, type NDArray, sameShape, type Shape, type Weights } from '@attune/engine';
+
+import { compose, inventory } from '../adapters/compose.ts';
+import type { Model } from '../models/model.ts';
+import { nominalDims } from '../models/net.ts';
+import { checkFile } from '../stack/schema.ts';
+import type { AdapterFile, AdapterKind } from './plugin.ts';
+
+export type ModuleFit = 'matched' | 'unmatched' | 'misshaped';
+
+export interface SurveyedModule {
+  /** As the file spells it. */
+  readonly name: string;
+  /** Against the model; without one, whether the module is complete in itself. */
+  readonly fit: ModuleFit;
+  /** True where it changes nothing, whatever its input. */
+  readonly zero: boolean;
+  readonly rank?: number;
+  readonly alpha?: number;
+}
+
+export interface Survey {
+  readonly modules: readonly SurveyedModule[];
+  /** Why the file cannot be loaded, and the way out. */
+  readonly refusal?: { readonly reason: string; readonly fix: string };
+}
+
+/** Whether an array is zero throughout, and whether it is finite, from its bits. */
+export function scan({ dtype, data }: NDArray): { zero: boolean; finite: boolean } {
+  if (dtype === 'f16' || dtype === 'bf16') {
+    const exponent = dtype === 'f16' ? 0x7c00 : 0x7f80;
+    let any = 0;
+    let finite = true;
+    for (const word of data as Uint16Array) {
+      any |= word & 0x7fff;
+      if ((word & exponent) === exponent) finite = false;
+    }
+    return { zero: any === 0, finite };
+  }
+  if (data instanceof BigInt64Array) return { zero: data.every((n) => n === 0n), finite: true };
+  let zero = true;
+  let finite = true;
+  for (const value of data as Float32Array) {
+    if (value !== 0) zero = false;
+    if (!Number.isFinite(value)) finite = false;
+  }
+  return { zero, finite };
+}
+
+/** Families by the width of the text that cross-attention reads. */
+const textWidths: ReadonlyMap<number, string> = new Map([
+  [768, 'sd1'],
+  [1024, 'sd2'],
+  [2048, 'sdxl'],
+]);
+
+const readsText = /attn2[._]to_k\.(?:weight|lora_A(?:\.\w+)?\.weight|lora_down\.weight)$/;
+
+/** The family of models that weights belong to, by a layer that reads text. */
+export function baseFamily(weights: Weights): string | undefined {
+  for (const name of weights.names()) {
+    if (!readsText.test(name)) continue;
+    const width = weights.entry(name).shape[1];
+    return textWidths.get(width) ?? `text width ${width}`;
+  }
+  return undefined;
+}
+
+/** Weights by the module they belong to: their names without the last part. */
+function byModule(names: Iterable<string>): Map<string, string[]> {
+  const modules = new Map<string, string[]>();
+  for (const name of names) {
+    const module = name.includes('.') ? name.slice(0, name.lastIndexOf('.')) : name;
+    const own = modules.get(module);
+    if (own) own.push(name);
+    else modules.set(module, [name]);
+  }
+  return modules;
+}
+
+/** Modules of `weights` against the shapes that are `wanted`; a module with a wrong tensor is wrong. */
+function fitModules(
+  weights: Weights,
+  wanted: ReadonlyMap<string, Shape> | undefined,
+): SurveyedModule[] {
+  return [...byModule(weights.names())].map(([name, own]) => {
+    const fits = own.map((key): ModuleFit => {
+      const want = wanted?.get(key);
+      if (!wanted) return 'matched';
+      if (!want) return 'unmatched';
+      return sameShape(want, weights.entry(key).shape) ? 'matched' : 'misshaped';
+    });
+    return {
+      name,
+      fit: fits.includes('misshaped')
+        ? 'misshaped'
+        : fits.includes('unmatched')
+          ? 'unmatched'
+          : 'matched',
+      zero: own.every((key) => scan(weights.entry(key).load()).zero),
+    };
+  });
+}
+
+/** What an adapter file of a kind holds; against `model` where given. */
+export function surveyAdapter(kind: AdapterKind, file: AdapterFile, model?: Model): Survey {
+  if (kind.survey) return kind.survey(file, model);
+  if (!model) return { modules: fitModules(file.weights, undefined) };
+  const name = 'inspected';
+  try {
+    const options = checkFile(kind.options, {}, file.path);
+    const { weights, ...bare } = kind.create({ name, file, model }, options);
+    const { params } = inventory(compose(model, bare), nominalDims);
+    const wanted = new Map(
+      [...params.values()].flatMap(({ name: full, shape }) =>
+        full.startsWith(`${name}.`) ? [[full.slice(name.length + 1), shape] as const] : [],
+      ),
+    );
+    return judge(weights ?? file.weights, wanted);
+  } catch (error) {
+    if (!AttuneError.is(error)) throw error;
+    const modules = fitModules(file.weights, undefined);
+    return {
+      modules: modules.map((module) => ({ ...module, fit: 'misshaped' })),
+      refusal: {
+        reason: `it does not fit the model: ${error.message}`,
+        fix: 'use it with the model it was trained for',
+      },
+    };
+  }
+}
+
+/** What the parts of a model hold, against what its nets ask for. */
+export function surveyNets(model: Model): Survey {
+  const { params } = inventory(model, nominalDims);
+  return judge(model.weights, new Map([...params].map(([name, { shape }]) => [name, shape])));
+}
+
+function judge(weights: Weights, wanted: ReadonlyMap<string, Shape>): Survey {
+  const modules = fitModules(weights, wanted);
+  const missing = [...wanted.keys()].filter((name) => !weights.has(name));
+  const odd = modules.filter(({ fit }) => fit !== 'matched');
+  if (missing.length === 0 && odd.length === 0) return { modules };
+  const facts = [
+    ...(missing.length ? [`${missing.length} weights are missing (first ${missing[0]})`] : []),
+    ...(odd.length
+      ? [`${odd.length} modules fit no layer or have another shape (first ${odd[0].name})`]
+      : []),
+  ];
+  return {
+    modules,
+    refusal: {
+      reason: facts.join('; '),
+      fix: 'take the config that belongs to these weights, or the model they were trained for',
+    },
+  };
+}

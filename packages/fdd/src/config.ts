@@ -1,0 +1,145 @@
+/** The distillation recipe. Defaults are the paper's (arXiv 2403.09334, section 4.2) where it states them. */
+
+import { StackFile } from '@attune/core';
+import { z } from 'zod';
+
+import { type Weighting, weightings } from './sds.ts';
+
+const weightingNames = Object.keys(weightings) as [Weighting, ...Weighting[]];
+
+/** Where a program's inputs come from: input or port → field of the data (`text.…` fields are prompts). */
+const View = z.record(z.string(), z.string());
+
+export const GuidanceConfig = z.strictObject({
+  /** uncond + scale · (cond − uncond); 1 is none. */
+  scale: z.number().default(1),
+  /** Inputs left out of the unconditional branch: prompts become empty, anything else zero. */
+  drop: z.array(z.string()).default(['encoder_hidden_states']),
+  /** Share of the conditional output's deviation put back (Lin et al. 2024, §3.4). */
+  rescale: z.number().min(0).max(1).default(0),
+});
+
+export const CriticConfig = z.strictObject({
+  /** Sites of the frozen teacher whose values the heads read. */
+  features: z.array(z.string()).min(1).default(['mid:unet.mid_block']),
+  /** Channels of each head. */
+  width: z.int().positive().default(64),
+  /** Heads mix the frames of a clip. */
+  temporal: z.boolean().default(false),
+  /** Generated and real latents are noised to times in this share of T before they are read. */
+  range: z.tuple([z.number(), z.number()]).default([0, 0.7]),
+  lr: z.number().positive().default(2e-4),
+  betas: z.tuple([z.number(), z.number()]).default([0, 0.99]),
+  /** hinge, or the saturating-free softplus form. */
+  loss: z.enum(['hinge', 'softplus']).default('hinge'),
+  /** Of the generator's term: −D, or the form the paper prints, which vanishes where D < −1. */
+  generator: z.enum(['linear', 'printed']).default('linear'),
+  /** Scales the adversarial cotangent to this share of the SDS one's RMS; 0 leaves it. */
+  balance: z.number().nonnegative().default(0),
+});
+
+export const TeacherConfig = z.strictObject({
+  stack: StackFile,
+  view: View,
+  /** α or β of the paper; may be negative. */
+  weight: z.number().default(0.5),
+  guidance: GuidanceConfig.prefault({}),
+  /** λ times the score-distillation term; false leaves it out. */
+  sds: z
+    .union([
+      z.literal(false),
+      z.strictObject({
+        lambda: z.number().default(2.5),
+        weighting: z.enum(weightingNames).default('add'),
+        range: z.tuple([z.number(), z.number()]).default([0.02, 0.98]),
+        samples: z.int().positive().default(1),
+      }),
+    ])
+    .prefault({}),
+  critic: z.union([z.literal(false), CriticConfig]).default(false),
+  /** How its samples ("real") are made. */
+  sampling: z
+    .strictObject({
+      steps: z.int().positive().default(8),
+      guidance: z.number().optional(),
+    })
+    .prefault({}),
+});
+export type TeacherConfig = z.infer<typeof TeacherConfig>;
+
+export const Phase = z.strictObject({
+  /** First step that no longer belongs to it. */
+  until: z.int().positive(),
+  sds: z.boolean().default(true),
+  adversarial: z.boolean().default(false),
+});
+
+export const DistillConfig = z
+  .strictObject({
+    student: z.strictObject({ stack: StackFile, view: View }),
+    teachers: z.record(z.string(), TeacherConfig),
+    rollout: z
+      .strictObject({
+        /** k of the paper. */
+        steps: z.int().positive().default(3),
+        /** One random time per bin, evenly spaced times, or k uniform draws. */
+        bins: z.enum(['k-bin', 'fixed', 'random']).default('k-bin'),
+        /** First time: the terminal one, or drawn from its bin (the paper's literal reading). */
+        first: z.enum(['terminal', 'uniform']).default('terminal'),
+        grad: z
+          .union([
+            z.literal('all'),
+            z.literal('detach-input'),
+            z.strictObject({ last: z.int().positive() }),
+          ])
+          .default('all'),
+        remat: z.enum(['none', 'step', 'segment']).default('none'),
+      })
+      .prefault({}),
+    phases: z
+      .array(Phase)
+      .min(1)
+      .default([
+        { until: 1000, sds: true, adversarial: false },
+        { until: 1500, sds: true, adversarial: true },
+      ]),
+    /** Clips per optimiser step, and per micro-batch. */
+    batch: z.int().positive().default(64),
+    micro: z.int().positive().default(1),
+    lr: z.number().positive().default(1e-5),
+    betas: z.tuple([z.number(), z.number()]).default([0.9, 0.999]),
+    weight_decay: z.number().nonnegative().default(0.01),
+    clip: z.number().nonnegative().default(10),
+    ema: z.number().min(0).max(1).default(0),
+    seed: z.int().nonnegative().default(0),
+  })
+  .superRefine((config, context) => {
+    if (Object.keys(config.teachers).length === 0)
+      context.addIssue({
+        code: 'custom',
+        path: ['teachers'],
+        message: 'name at least one teacher',
+      });
+    if (config.batch % config.micro)
+      context.addIssue({
+        code: 'custom',
+        path: ['micro'],
+        message: `${config.batch} clips do not split into micro-batches of ${config.micro}`,
+      });
+    const ends = config.phases.map(({ until }) => until);
+    if (ends.some((end, i) => i > 0 && end <= ends[i - 1]))
+      context.addIssue({
+        code: 'custom',
+        path: ['phases'],
+        message: 'each must end after the one before',
+      });
+    const adversarial = config.phases.some((phase) => phase.adversarial);
+    const critics = Object.values(config.teachers).some((teacher) => teacher.critic);
+    if (adversarial && !critics)
+      context.addIssue({
+        code: 'custom',
+        path: ['phases'],
+        message: 'a phase is adversarial, but no teacher has a critic',
+      });
+  });
+export type DistillConfig = z.infer<typeof DistillConfig>;

@@ -1,0 +1,187 @@
+/** A frozen stack as a teacher: guided predictions, features for a critic, samples of its own. */
+
+import {
+  ddimPlan,
+  type Dims,
+  type Guidance,
+  guidanceBranches,
+  guide,
+  type ModelRunner,
+  type NoiseSchedule,
+  type Rows,
+  sample,
+} from '@attune/core';
+import {
+  AttuneError,
+  type Clip,
+  type F32Array,
+  f32,
+  type NDArray,
+  type Program,
+  type Rng,
+  type Shape,
+  type Sweep,
+  type Tape,
+} from '@attune/engine';
+
+import type { TeacherConfig } from './config.ts';
+import type { Denoiser } from './teacher.ts';
+import { type DataBatch, look } from './view.ts';
+
+interface Lane {
+  readonly name: string;
+  readonly program: Program;
+  readonly feeds: Readonly<Record<string, NDArray>>;
+  readonly clip: Clip;
+}
+
+/** A teacher that has seen a batch: clip-rate values are computed, denoising can begin. */
+export interface ReadyTeacher extends Denoiser {
+  /** Values of the critic's sites at x_t, and the way back to x_t. */
+  features(noisy: F32Array, t: number): Promise<FeatureTape>;
+}
+
+export interface FeatureTape {
+  readonly values: Readonly<Record<string, NDArray>>;
+  /** Cotangents of the values → cotangent of x_t. */
+  back(cotangents: Readonly<Record<string, F32Array>>): Promise<F32Array>;
+}
+
+export class ModelTeacher {
+  readonly id: string;
+  readonly config: TeacherConfig;
+  readonly schedule: NoiseSchedule;
+  readonly #runner: ModelRunner;
+  readonly #dims: Dims;
+
+  constructor(id: string, runner: ModelRunner, config: TeacherConfig, dims: Dims) {
+    const { schedule, adapters } = runner.model;
+    if (!schedule)
+      throw new AttuneError('NO_SCHEDULE', `The teacher ${id} has no scheduler_config.json.`, {
+        id,
+      });
+    const trains = adapters.find(({ train }) => train);
+    if (trains)
+      throw new AttuneError(
+        'TEACHER_TRAINS',
+        `The teacher ${id} contains ${trains.name}, which trains: a teacher is frozen; leave it out.`,
+        { id, adapter: trains.name },
+      );
+    this.id = id;
+    this.config = config;
+    this.schedule = schedule;
+    this.#runner = runner;
+    this.#dims = dims;
+  }
+
+  get rows(): Rows {
+    return { B: this.#dims.B, F: this.#dims.F };
+  }
+
+  /** Reads a batch: prompts encoded, clip-rate parts run for each branch. */
+  async ready(batch: DataBatch): Promise<ReadyTeacher> {
+    const guidance = this.#guidance(this.config.guidance.scale);
+    const lanes: Lane[] = [];
+    for (const name of guidanceBranches(guidance)) lanes.push(await this.#lane(name, batch));
+    const frames = this.#dims.F;
+    return {
+      schedule: this.schedule,
+      predict: async (noisy, t) => {
+        const outputs: Record<string, F32Array> = {};
+        for (const { name, program, feeds, clip } of lanes) {
+          const out = await program.step(clip, { ...feeds, ...at(noisy, t) });
+          outputs[name] = out.sample as F32Array;
+        }
+        return guide(outputs, guidance, frames);
+      },
+      features: async (noisy, t) => this.#features(batch, noisy, t),
+    };
+  }
+
+  /** Samples of its own for a batch, from unit noise. */
+  async draw(batch: DataBatch, noise: F32Array, rng: Rng): Promise<F32Array> {
+    const { steps, guidance: scale = this.config.guidance.scale } = this.config.sampling;
+    const guidance = this.#guidance(scale);
+    const branches: Record<string, Record<string, NDArray>> = {};
+    for (const name of guidanceBranches(guidance))
+      branches[name] = { ...(await this.#view(name, batch)) };
+    return sample(this.#runner, {
+      dims: this.#dims,
+      branches,
+      guidance,
+      plan: ddimPlan(this.schedule, steps, { spacing: 'trailing' }),
+      noise,
+      rng,
+    });
+  }
+
+  /** Shapes of the critic's features. */
+  async featureShapes(batch: DataBatch): Promise<Map<string, Shape>> {
+    const { program } = await this.#featureProgram(batch);
+    return new Map(Object.entries(program.outputs).map(([site, t]) => [site, t.shape]));
+  }
+
+  #guidance(scale: number): Guidance {
+    const { rescale } = this.config.guidance;
+    return {
+      convention: 'uncond+s*delta',
+      terms: [{ base: 'none', cond: 'full', scale }],
+      rescalePhi: rescale,
+    };
+  }
+
+  #view(branch: string, batch: DataBatch): Promise<Readonly<Record<string, NDArray>>> {
+    const { view, guidance } = this.config;
+    return look(this.#runner, view, batch, branch === 'none' ? guidance.drop : []);
+  }
+
+  async #lane(name: string, batch: DataBatch): Promise<Lane> {
+    const view = await this.#view(name, batch);
+    const { program, standing } = this.#runner.program({
+      net: 'unet',
+      dims: this.#dims,
+      shapes: shapesOf(view),
+    });
+    const feeds = { ...standing, ...view };
+    return { name, program, feeds, clip: await program.clip(feeds) };
+  }
+
+  async #featureProgram(batch: DataBatch): Promise<{
+    program: Program;
+    feeds: Readonly<Record<string, NDArray>>;
+  }> {
+    if (!this.config.critic)
+      throw new AttuneError('INTERNAL', `internal: the teacher ${this.id} has no critic.`);
+    const view = await this.#view('full', batch);
+    const { program, standing } = this.#runner.program({
+      net: 'unet',
+      dims: this.#dims,
+      shapes: shapesOf(view),
+      outputs: this.config.critic.features,
+    });
+    return { program, feeds: { ...standing, ...view } };
+  }
+
+  readonly #sweeps = new Map<Program, Sweep>();
+
+  async #features(batch: DataBatch, noisy: F32Array, t: number): Promise<FeatureTape> {
+    const { program, feeds } = await this.#featureProgram(batch);
+    let sweep = this.#sweeps.get(program);
+    if (!sweep) this.#sweeps.set(program, (sweep = program.sweep(['sample'], 'segment')));
+    const clip: Tape = await sweep.clip(feeds);
+    const { outputs, tape } = await sweep.step(clip, { ...feeds, ...at(noisy, t) });
+    const back = sweep;
+    return {
+      values: outputs,
+      back: async (cotangents) => (await back.back(tape, cotangents, new Map())).sample,
+    };
+  }
+}
+
+const at = (noisy: F32Array, t: number): Record<string, NDArray> => ({
+  sample: noisy,
+  timestep: f32([t], [1]),
+});
+
+const shapesOf = (feeds: Readonly<Record<string, NDArray>>): Record<string, Shape> =>
+  Object.fromEntries(Object.entries(feeds).map(([name, { shape }]) => [name, shape]));

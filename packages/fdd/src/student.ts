@@ -1,0 +1,153 @@
+/** The student: a stack whose trainable adapter learns through k steps of generation. */
+
+import {
+  compile,
+  ddim,
+  type Dims,
+  kBin,
+  type ModelRunner,
+  type NoiseSchedule,
+  standingFeeds,
+  trainableInputs,
+} from '@attune/core';
+import {
+  AttuneError,
+  type F32Array,
+  f32,
+  type NDArray,
+  type Program,
+  type Rng,
+  type Shape,
+} from '@attune/engine';
+
+import type { DistillConfig } from './config.ts';
+import {
+  roll,
+  type Rolled,
+  type RolloutStep,
+  type StudentSweeps,
+  type SweptBack,
+  sweepBack,
+} from './rollout.ts';
+import { type DataBatch, look, type View } from './view.ts';
+
+export type Params = Readonly<Record<string, Float32Array>>;
+
+/** Times of a generation, decreasing. */
+export function drawTimes(
+  { steps: k, bins, first }: DistillConfig['rollout'],
+  schedule: NoiseSchedule,
+  rng: Rng,
+): number[] {
+  const { length } = schedule;
+  switch (bins) {
+    case 'fixed':
+      return schedule.timesteps(k, 'trailing');
+    case 'random': {
+      const drawn = new Set<number>(first === 'terminal' ? [length - 1] : []);
+      while (drawn.size < k) drawn.add(rng.int(length));
+      return [...drawn].toSorted((a, b) => b - a);
+    }
+    default:
+      return kBin(rng, k, length, first);
+  }
+}
+
+export class Student {
+  readonly schedule: NoiseSchedule;
+  readonly names: readonly string[];
+  readonly #runner: ModelRunner;
+  readonly #view: View;
+  readonly #dims: Dims;
+  readonly #config: DistillConfig['rollout'];
+  readonly #compiled = new Map<string, { program: Program; sweeps: StudentSweeps }>();
+  readonly #shapes = new Map<string, Shape>();
+
+  constructor(runner: ModelRunner, view: View, dims: Dims, config: DistillConfig['rollout']) {
+    const { schedule } = runner.model;
+    if (!schedule)
+      throw new AttuneError('NO_SCHEDULE', 'The student has no scheduler_config.json.');
+    if (config.steps > schedule.length)
+      throw new AttuneError(
+        'BAD_CONFIG',
+        `rollout.steps is ${config.steps}, but the schedule has only ${schedule.length} times.`,
+      );
+    this.schedule = schedule;
+    this.#runner = runner;
+    this.#view = view;
+    this.#dims = dims;
+    this.#config = config;
+    const probe = compile(runner.model, { net: 'unet', dims }, { runtime: runner.runtime });
+    this.names = trainableInputs(runner.model, probe);
+    if (this.names.length === 0)
+      throw new AttuneError(
+        'NOTHING_TRAINS',
+        'Nothing in the student trains: mark an adapter of its stack with train: true.',
+      );
+    for (const name of this.names) this.#shapes.set(name, probe.inputs.get(name)!.shape);
+  }
+
+  shapeOf(name: string): Shape {
+    return this.#shapes.get(name)!;
+  }
+
+  /** First values of what trains, copied. */
+  initial(): Record<string, Float32Array> {
+    const { weights } = this.#runner.model;
+    return Object.fromEntries(
+      this.names.map((name) => [
+        name,
+        Float32Array.from(weights.entry(name).load().data as Float32Array),
+      ]),
+    );
+  }
+
+  /** One generation from noise for a batch, and the way back. */
+  async generate(
+    params: Params,
+    batch: DataBatch,
+    noise: F32Array,
+    rng: Rng,
+  ): Promise<{
+    rolled: Rolled;
+    back: (cotangent: F32Array) => Promise<SweptBack>;
+    times: number[];
+  }> {
+    const view = await look(this.#runner, this.#view, batch);
+    const { program, sweeps } = this.#program(view);
+    const own = Object.fromEntries(
+      this.names.map((name) => [name, f32(params[name], this.shapeOf(name))]),
+    );
+    const feeds = { ...standingFeeds(this.#runner.model, program), ...view, ...own };
+    const times = drawTimes(this.#config, this.schedule, rng.fork('times'));
+    const steps: RolloutStep[] = times.map((t, j) => ({
+      timestep: f32([t], [1]),
+      pairs: ddim(this.schedule, t, times[j + 1] ?? null),
+    }));
+    const rolled = await roll(sweeps, feeds, noise, steps);
+    const back = (cotangent: F32Array) => sweepBack(sweeps, rolled, cotangent, this.#config.grad);
+    return { rolled, back, times };
+  }
+
+  #program(view: Readonly<Record<string, NDArray>>) {
+    const shapes = Object.fromEntries(Object.entries(view).map(([key, { shape }]) => [key, shape]));
+    const key = JSON.stringify(shapes);
+    let compiled = this.#compiled.get(key);
+    if (!compiled) {
+      const { model, runtime } = this.#runner;
+      const program = compile(model, { net: 'unet', dims: this.#dims, shapes }, { runtime });
+      const { remat } = this.#config;
+      const sweeps = {
+        full: program.sweep([...this.names, 'sample'], remat),
+        first: program.sweep(this.names, remat),
+      };
+      compiled = { program, sweeps };
+      this.#compiled.set(key, compiled);
+    }
+    return compiled;
+  }
+
+  async release(): Promise<void> {
+    for (const { program } of this.#compiled.values()) await program.release();
+  }
+}

@@ -1,0 +1,51 @@
+/** Condition views: what of a data point each model reads, and what its unconditional branch leaves out. */
+
+import type { ModelRunner } from '@attune/core';
+import { AttuneError, type F32Array, type NDArray, nearest, zeros } from '@attune/engine';
+
+/** A batch of data by field. Prompts are text, everything else arrays. */
+export interface DataBatch {
+  /** Prompts by field name (without `text.`), one per clip. */
+  readonly text: Readonly<Record<string, readonly string[]>>;
+  readonly arrays: Readonly<Record<string, NDArray>>;
+}
+
+export type View = Readonly<Record<string, string>>;
+
+type Feeds = Readonly<Record<string, NDArray>>;
+
+/** The feeds a view makes of a batch; inputs in `drop` are empty prompts or zeros. */
+export async function look(
+  runner: ModelRunner,
+  view: View,
+  batch: DataBatch,
+  drop: readonly string[] = [],
+): Promise<Feeds> {
+  const feeds: Record<string, NDArray> = {};
+  for (const [name, field] of Object.entries(view)) {
+    const gone = drop.includes(name);
+    if (field.startsWith('text.')) {
+      const prompts = fieldOf(batch.text, field.slice(5), name);
+      feeds[name] = await encoded(runner, gone ? prompts.map(() => '') : prompts);
+    } else {
+      const array = fieldOf(batch.arrays, field, name);
+      feeds[name] = gone ? zeros(array.shape, array.dtype) : array;
+    }
+  }
+  return feeds;
+}
+
+async function encoded(runner: ModelRunner, prompts: readonly string[]): Promise<F32Array> {
+  const { states } = await runner.encodeText(prompts);
+  return states;
+}
+
+function fieldOf<T>(fields: Readonly<Record<string, T>>, field: string, input: string): T {
+  const value = fields[field];
+  if (value !== undefined) return value;
+  throw new AttuneError(
+    'NO_FIELD',
+    `The view of ${input} asks the data for "${field}", which it does not have; it has ${Object.keys(fields).join(', ') || 'nothing'}; nearest: ${nearest(field, Object.keys(fields), 1).join() || 'none'}.`,
+    { field, input },
+  );
+}

@@ -1,0 +1,232 @@
+/** Distillation of an edit + video stack on tiny random models: what must hold whatever the weights. */
+
+import { edit, EditConfig } from '@attune/adapter-edit';
+import { lora } from '@attune/adapter-lora';
+import { video, VideoConfig } from '@attune/adapter-video';
+import {
+  compose,
+  type DataSource,
+  loadModel,
+  materialize,
+  type Model,
+  ModelRunner,
+  nominalDims,
+  readAdapterFile,
+} from '@attune/core';
+import { type F32Array, f32, OrtRuntime, Rng } from '@attune/engine';
+import { distill, DistillConfig, type DistillState, Student } from '@attune/fdd';
+import { beforeAll, describe, expect, test } from 'vitest';
+
+const fixtures = 'test/parity/fixtures';
+const runtime = new OrtRuntime({ threads: 1 });
+const dims = { B: 1, F: 3, H: 32, W: 32, L: 16 };
+
+let base: Model;
+let plain: Model;
+let student: Model;
+let teachers: Record<string, Model>;
+
+beforeAll(async () => {
+  base = await loadModel(`${fixtures}/unet/pocket`);
+  const open = (name: string) => readAdapterFile(`${fixtures}/compose/pocket/${name}`);
+  const [v, e] = [open('video'), open('edit')];
+  const motion = video({ config: VideoConfig.parse(v.config), weights: v.weights });
+  const editor = edit({ config: EditConfig.parse(e.config), weights: e.weights });
+  plain = compose(base, motion, editor);
+  const align = lora({ name: 'align', rank: 2, train: true });
+  student = materialize(compose(plain, align), { dims: nominalDims, seed: 4 });
+  teachers = { video: compose(base, motion), edit: compose(base, editor) };
+});
+
+const data: DataSource = {
+  dims: { F: dims.F, H: dims.H, W: dims.W, L: dims.L },
+  length: 4,
+  batch: (ids, rng) => {
+    const size = dims.F * 3 * dims.H * dims.W;
+    const pixels = new Float32Array(ids.length * size);
+    ids.forEach((id, i) => {
+      const own = rng.fork(id);
+      for (let k = 0; k < size; k++) pixels[i * size + k] = own.uniform();
+    });
+    return { source: f32(pixels, [ids.length * dims.F, 3, dims.H, dims.W]) };
+  },
+  prompts: (ids) => ({
+    caption: ids.map((id) => ['a cat', 'a red dog', 'two cats', 'the sea'][id % 4]),
+    instruction: ids.map(() => 'make it red'),
+  }),
+};
+
+/** A recipe over the models above; stacks are given as models, so their files are not read. */
+function config(changes: Record<string, unknown> = {}): DistillConfig {
+  const stack = { backbone: 'given' };
+  const captions = { encoder_hidden_states: 'text.caption' };
+  const editing = {
+    ...captions,
+    'edit.encoder_hidden_states': 'text.instruction',
+    'edit.image': 'source',
+  };
+  const critic = { features: ['mid:unet.mid_block', 'hidden:unet.up_blocks.1.hidden.0'], width: 8 };
+  return DistillConfig.parse({
+    student: { stack, view: editing },
+    teachers: {
+      video: {
+        stack,
+        view: captions,
+        critic: { ...critic, temporal: true },
+        sampling: { steps: 2 },
+      },
+      edit: { stack, view: editing, guidance: { scale: 2 }, critic, sampling: { steps: 2 } },
+    },
+    rollout: { steps: 3 },
+    phases: [
+      { until: 2, sds: true, adversarial: false },
+      { until: 4, sds: true, adversarial: true },
+    ],
+    batch: 2,
+    micro: 1,
+    lr: 1e-3,
+    ema: 0.9,
+    ...changes,
+  });
+}
+
+async function run(own: DistillConfig, from?: DistillState) {
+  const states: DistillState[] = [];
+  const rng = Rng.of(own.seed);
+  for await (const { state, report } of distill(
+    { student, teachers, data, config: own, runtime, rng },
+    from,
+  )) {
+    expect(Number.isFinite(report.gradNorm)).toBe(true);
+    expect(report.skipped).toBe(false);
+    states.push(state);
+  }
+  return states;
+}
+
+const latentShape = [dims.F, 4, dims.H / 4, dims.W / 4];
+
+/** One batch of the data as a student reads it. */
+const batchOf = async () => ({
+  arrays: await data.batch([0], Rng.of(1)),
+  text: data.prompts!([0], Rng.of(1)),
+});
+
+function openStudent(model: Model, k: number): Student {
+  const own = config({ rollout: { steps: k } });
+  const sizes = { ...dims, H: dims.H / 4, W: dims.W / 4 };
+  return new Student(new ModelRunner(model, runtime), own.student.view, sizes, own.rollout);
+}
+
+test('before its first step the student generates what the plain stack does', async () => {
+  const noise = Rng.of(2).normals(latentShape);
+  const aligned = openStudent(student, 3);
+  const { rolled } = await aligned.generate(aligned.initial(), await batchOf(), noise, Rng.of(3));
+  // A student needs something that trains: the plain stack is the same model with the LoRA's gate at 0.
+  const off = materialize(
+    compose(plain, lora({ name: 'align', rank: 2, train: true, strength: { default: 1e-30 } })),
+    { dims: nominalDims, seed: 9 },
+  );
+  const still = openStudent(off, 3);
+  const other = await still.generate(still.initial(), await batchOf(), noise, Rng.of(3));
+  expect(rolled.latents.data).toEqual(other.rolled.latents.data);
+});
+
+describe('the gradient through k steps equals central differences', () => {
+  test.each([1, 2, 3, 4])(
+    'k = %i',
+    async (k) => {
+      const own = openStudent(student, k);
+      const batch = await batchOf();
+      const noise = Rng.of(2).normals(latentShape);
+      const at = own.initial();
+      for (const name of own.names)
+        if (name.endsWith('lora_B.weight'))
+          at[name] = Rng.of(5)
+            .fork(name)
+            .normals([at[name].length])
+            .data.map((x) => 0.1 * x);
+      const cotangent: F32Array = Rng.of(6).normals(latentShape);
+      const score = async (params: Record<string, Float32Array>) => {
+        const { rolled } = await own.generate(params, batch, noise, Rng.of(3));
+        return rolled.latents.data.reduce((sum, x, i) => sum + x * cotangent.data[i], 0);
+      };
+      const { back } = await own.generate(at, batch, noise, Rng.of(3));
+      const { grads } = await back(cotangent);
+      const way = Object.fromEntries(
+        own.names.map((name) => [name, Rng.of(7).fork(name).normals([at[name].length]).data]),
+      );
+      let exact = 0;
+      for (const name of own.names)
+        grads[name].data.forEach((g, i) => {
+          exact += g * way[name][i];
+        });
+      const eps = 2e-3;
+      const moved = (by: number) =>
+        Object.fromEntries(
+          own.names.map((name) => [name, at[name].map((x, i) => x + by * way[name][i])]),
+        );
+      const numeric = ((await score(moved(eps))) - (await score(moved(-eps)))) / (2 * eps);
+      expect(Math.abs(exact - numeric) / Math.abs(numeric)).toBeLessThan(2e-2);
+      await own.release();
+    },
+    60_000,
+  );
+});
+
+test('both phases run, move the parameters, and a resumed run ends in the same bytes', async () => {
+  const whole = await run(config());
+  expect(whole).toHaveLength(4);
+  const [first, , third, last] = whole;
+  const moved = Object.entries(last.params).some(([name, p]) =>
+    p.some((x, i) => x !== first.params[name][i]),
+  );
+  expect(moved).toBe(true);
+  expect(Object.keys(third.critics).toSorted()).toEqual(['edit', 'video']);
+  const resumed = await run(config(), third);
+  expect(resumed).toHaveLength(1);
+  expect(resumed[0].params).toEqual(last.params);
+  expect(resumed[0].ema).toEqual(last.ema);
+  expect(resumed[0].critics).toEqual(last.critics);
+}, 180_000);
+
+test('every switch runs', async () => {
+  const short = { phases: [{ until: 1, sds: true, adversarial: true }], batch: 1 };
+  const rollouts = [
+    { bins: 'fixed' },
+    { bins: 'random' },
+    { first: 'uniform' },
+    { grad: { last: 1 } },
+    { grad: 'detach-input' },
+    { remat: 'step' },
+    { remat: 'segment' },
+  ];
+  for (const rollout of rollouts) {
+    const states = await run(config({ ...short, rollout: { steps: 2, ...rollout } }));
+    expect(states).toHaveLength(1);
+  }
+}, 240_000);
+
+describe('a recipe that cannot work is refused', () => {
+  test('no teachers', () => {
+    expect(() => config({ teachers: {} })).toThrow(/at least one teacher/);
+  });
+
+  test('more steps than times', () => {
+    expect(() => openStudent(student, 1001)).toThrow(/only 1000 times/);
+  });
+
+  test('a teacher that trains', async () => {
+    const trains = { ...teachers, video: student };
+    const own = config();
+    const going = distill({
+      student,
+      teachers: trains,
+      data,
+      config: own,
+      runtime,
+      rng: Rng.of(0),
+    });
+    await expect(going.next()).rejects.toThrow(/a teacher is frozen/);
+  });
+});
