@@ -3,6 +3,7 @@
 import { AttuneError } from '@attune/engine';
 import { Command, CommanderError } from 'commander';
 
+import { distillCommand } from './commands/distill.ts';
 import { generateCommand } from './commands/generate.ts';
 import { trainCommand } from './commands/train.ts';
 
@@ -14,7 +15,8 @@ export async function main(argv: readonly string[]): Promise<number> {
     )
     .exitOverride()
     .showHelpAfterError('(add --help for usage and an example)');
-  for (const command of [generateCommand, trainCommand]) program.addCommand(command());
+  for (const command of [distillCommand, generateCommand, trainCommand])
+    program.addCommand(command());
   for (const command of program.commands) command.exitOverride();
   try {
     await program.parseAsync(argv, { from: 'user' });

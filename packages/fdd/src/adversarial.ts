@@ -101,6 +101,10 @@ export class Adversary {
     return { state: { params, optimizer: moments }, figures: turn };
   }
 
+  async release(): Promise<void> {
+    await this.#critic?.release();
+  }
+
   get #heads(): Critic {
     if (!this.#critic) throw new AttuneError('INTERNAL', 'internal: a critic was not opened.');
     return this.#critic;

@@ -83,74 +83,84 @@ export async function* distill(
   const last = config.phases[config.phases.length - 1].until;
   let state = from ?? start(student, config, (params) => optimizer.init(params));
 
-  while (state.step < last) {
-    const phase = config.phases.find(({ until }) => state.step < until)!;
-    const micros = config.batch / config.micro;
-    const sums: { grads?: Record<string, Float32Array> } = {};
-    const tally = new Tally();
-    let critics: Record<string, CriticState> = { ...state.critics };
-    for (let unit = 0; unit < micros; unit++) {
-      const first = state.step * config.batch + unit * config.micro;
-      const ids = Array.from({ length: config.micro }, (_, i) => first + i);
-      const draw = rng.fork('unit', first);
-      const batch = await read(data, ids, rng.fork('data'));
-      const noise = draw.fork('noise').normals(noiseShape);
-      const { rolled, back } = await student.generate(state.params, batch, noise, draw);
-      const x0 = rolled.latents;
-      tally.latents(x0);
-      const total = new Float32Array(x0.data.length);
-      for (const teacher of teachers) {
-        const ready = await teacher.ready(batch);
-        const own = draw.fork('teacher', teacher.id);
-        const { sds, weight } = teacher.config;
-        const sdsPull =
-          phase.sds && sds
-            ? await sdsCotangent(ready, x0, { ...sds, scale: weight * sds.lambda }, own.fork('sds'))
-            : undefined;
-        if (sdsPull) plus(total, sdsPull.data);
-        const adversary = phase.adversarial ? adversaries.get(teacher.id) : undefined;
-        if (!adversary) {
-          tally.pull(teacher.id, sdsPull, undefined);
-          continue;
+  try {
+    while (state.step < last) {
+      const phase = config.phases.find(({ until }) => state.step < until)!;
+      const micros = config.batch / config.micro;
+      const sums: { grads?: Record<string, Float32Array> } = {};
+      const tally = new Tally();
+      let critics: Record<string, CriticState> = { ...state.critics };
+      for (let unit = 0; unit < micros; unit++) {
+        const first = state.step * config.batch + unit * config.micro;
+        const ids = Array.from({ length: config.micro }, (_, i) => first + i);
+        const draw = rng.fork('unit', first);
+        const batch = await read(data, ids, rng.fork('data'));
+        const noise = draw.fork('noise').normals(noiseShape);
+        const { rolled, back } = await student.generate(state.params, batch, noise, draw);
+        const x0 = rolled.latents;
+        tally.latents(x0);
+        const total = new Float32Array(x0.data.length);
+        for (const teacher of teachers) {
+          const ready = await teacher.ready(batch);
+          const own = draw.fork('teacher', teacher.id);
+          const { sds, weight } = teacher.config;
+          const sdsPull =
+            phase.sds && sds
+              ? await sdsCotangent(
+                  ready,
+                  x0,
+                  { ...sds, scale: weight * sds.lambda },
+                  own.fork('sds'),
+                )
+              : undefined;
+          if (sdsPull) plus(total, sdsPull.data);
+          const adversary = phase.adversarial ? adversaries.get(teacher.id) : undefined;
+          if (!adversary) {
+            tally.pull(teacher.id, sdsPull, undefined);
+            continue;
+          }
+          await adversary.open(batch);
+          critics[teacher.id] ??= adversary.initial();
+          const pull = await adversary.pull(ready, x0, critics[teacher.id], own.fork('adv'), {
+            weight,
+            beside: sdsPull,
+          });
+          plus(total, pull.data);
+          tally.pull(teacher.id, sdsPull, pull);
+          // The critic learns from this unit after the generator has used it: student first, then D.
+          const turn = await adversary.learn(
+            ready,
+            batch,
+            x0,
+            critics[teacher.id],
+            own.fork('learn'),
+            ids,
+          );
+          critics = { ...critics, [teacher.id]: turn.state };
+          tally.critic(teacher.id, turn.figures);
         }
-        await adversary.open(batch);
-        critics[teacher.id] ??= adversary.initial();
-        const pull = await adversary.pull(ready, x0, critics[teacher.id], own.fork('adv'), {
-          weight,
-          beside: sdsPull,
-        });
-        plus(total, pull.data);
-        tally.pull(teacher.id, sdsPull, pull);
-        // The critic learns from this unit after the generator has used it: student first, then D.
-        const turn = await adversary.learn(
-          ready,
-          batch,
-          x0,
-          critics[teacher.id],
-          own.fork('learn'),
-          ids,
-        );
-        critics = { ...critics, [teacher.id]: turn.state };
-        tally.critic(teacher.id, turn.figures);
+        const { grads } = await back({ ...x0, data: total });
+        collect(sums, student.names, grads);
       }
-      const { grads } = await back({ ...x0, data: total });
-      collect(sums, student.names, grads);
+      const sum = sums.grads!;
+      const norm = clipByGlobalNormInPlace(sum, { max: config.clip, divisor: micros });
+      const skipped = !Number.isFinite(norm);
+      if (!skipped) {
+        const [params, moments] = optimizer.update(sum, state.optimizer, state.params, config.lr);
+        const ema =
+          state.ema &&
+          emaUpdate(state.ema, params, { decay: config.ema, warmup: 'ramp' }, state.step);
+        state = { ...state, params, optimizer: moments, ...(ema ? { ema } : {}) };
+      }
+      state = { ...state, step: state.step + 1, critics };
+      yield { state, report: { step: state.step, ...tally.report(), gradNorm: norm, skipped } };
     }
-    const sum = sums.grads!;
-    const norm = clipByGlobalNormInPlace(sum, { max: config.clip, divisor: micros });
-    const skipped = !Number.isFinite(norm);
-    if (!skipped) {
-      const [params, moments] = optimizer.update(sum, state.optimizer, state.params, config.lr);
-      const ema =
-        state.ema &&
-        emaUpdate(state.ema, params, { decay: config.ema, warmup: 'ramp' }, state.step);
-      state = { ...state, params, optimizer: moments, ...(ema ? { ema } : {}) };
-    }
-    state = { ...state, step: state.step + 1, critics };
-    yield { state, report: { step: state.step, ...tally.report(), gradNorm: norm, skipped } };
+  } finally {
+    await student.release();
+    await runner.release();
+    for (const teacher of teachers) await teacher.release();
+    for (const adversary of adversaries.values()) await adversary.release();
   }
-  await student.release();
-  await runner.release();
 }
 
 function start(

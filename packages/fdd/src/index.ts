@@ -19,5 +19,6 @@ export { type Denoiser, sdsCotangent, type SdsOptions, timeRange } from './teach
 export { DistillConfig, Phase, TeacherConfig } from './config.ts';
 export { distill, type Distillation, type DistillReport, type DistillState } from './distill.ts';
 export { ModelTeacher, type ReadyTeacher } from './model-teacher.ts';
+export { DistillRecipe, type DistillRunOptions, runDistillation } from './run.ts';
 export { drawTimes, Student } from './student.ts';
 export { type DataBatch, look } from './view.ts';

@@ -115,6 +115,10 @@ export class ModelTeacher {
     });
   }
 
+  release(): Promise<void> {
+    return this.#runner.release();
+  }
+
   /** Shapes of the critic's features. */
   async featureShapes(batch: DataBatch): Promise<Map<string, Shape>> {
     const { program } = await this.#featureProgram(batch);

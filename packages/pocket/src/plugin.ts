@@ -6,6 +6,7 @@ import { dataKind, definePlugin } from '@attune/core';
 import { z } from 'zod';
 
 import { captioned, CaptionedOptions } from './data/captioned.ts';
+import { edits, EditsOptions } from './data/edits.ts';
 import { images } from './data/images.ts';
 
 /** The bundled model, in diffusers' layout. */
@@ -17,6 +18,7 @@ export default definePlugin({
     backbones: { pocket: { folder: models } },
     data: {
       captioned: dataKind({ options: CaptionedOptions, create: captioned }),
+      edits: dataKind({ options: EditsOptions, create: edits }),
       images: dataKind({ options: z.strictObject({}), create: images }),
     },
   },

@@ -1,14 +1,12 @@
 /** attune generate: pictures or clips from a prompt. */
 
-import { existsSync, readFileSync, statSync } from 'node:fs';
-import { dirname, resolve } from 'node:path';
-
-import { ddimPlan, ModelRunner, openStack, parseYaml, sample, StackFile } from '@attune/core';
+import { ddimPlan, ModelRunner, openStack, sample } from '@attune/core';
 import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command, InvalidArgumentError } from 'commander';
 
 import { sideBySide, toFrames, writeMedia } from '../media/index.ts';
 import { openSession } from '../session.ts';
+import { number, readStack } from './arguments.ts';
 
 interface Options {
   readonly out: string;
@@ -22,12 +20,6 @@ interface Options {
   readonly threads?: number;
   readonly json?: boolean;
 }
-
-const number = (text: string): number => {
-  const value = Number(text);
-  if (!Number.isFinite(value)) throw new InvalidArgumentError('give a number');
-  return value;
-};
 
 const count = (text: string): number => {
   const value = Number(text);
@@ -107,18 +99,4 @@ async function generate(
       .normals([B * F, channels, side, side]),
     onStep: (done, of) => process.stderr.write(`step ${done}/${of}\n`),
   });
-}
-
-/** A stack file, or a model by folder or id as a stack without adapters. */
-function readStack(name: string): { stack: StackFile; folder: string } {
-  const path = resolve(name);
-  if (/\.ya?ml$/.test(name)) {
-    if (!existsSync(path)) throw new AttuneError('MISSING_FILE', `${name} does not exist.`);
-    return { stack: parseYaml(StackFile, readFileSync(path, 'utf8'), name), folder: dirname(path) };
-  }
-  const isFolder = existsSync(path) && statSync(path).isDirectory();
-  return {
-    stack: StackFile.parse({ backbone: isFolder ? path : name }),
-    folder: process.cwd(),
-  };
 }

@@ -7,6 +7,7 @@ import { parseYaml, runTraining, TrainRecipe } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
+import { pace, untilInterrupted } from '../interrupt.ts';
 import { openSession } from '../session.ts';
 
 interface Options {
@@ -35,38 +36,29 @@ async function trainAction(file: string, options: Options): Promise<void> {
     options.threads ? { threads: Number(options.threads) } : {},
     { cwd: dirname(path), paths: recipe.stack.plugins },
   );
-  const stop = new AbortController();
-  const onInterrupt = () => {
-    if (stop.signal.aborted) process.exit(130);
-    process.stderr.write('\nstopping after this step; press Ctrl-C again to quit at once\n');
-    stop.abort();
-  };
-  process.on('SIGINT', onInterrupt);
-  const began = performance.now();
-  let first: number | undefined;
+  const rate = pace(recipe.train.steps);
   try {
-    const { state, complete } = await runTraining(recipe, {
-      loader,
-      runtime,
-      folder: dirname(path),
-      run,
-      resume: options.resume ?? false,
-      signal: stop.signal,
-      onStep: ({ step, loss, gradNorm }) => {
-        first ??= step;
-        if (step % recipe.log_every !== 0) return;
-        const each = (performance.now() - began) / (step - first + 1) / 1000;
-        const left = Math.round(each * (recipe.train.steps - step));
-        process.stderr.write(
-          `step ${step}/${recipe.train.steps}  loss ${loss.toFixed(5)}  |g| ${gradNorm.toFixed(3)}  ${each.toFixed(2)} s/step  ${left} s left\n`,
-        );
-      },
-    });
+    const { state, complete } = await untilInterrupted((signal) =>
+      runTraining(recipe, {
+        loader,
+        runtime,
+        folder: dirname(path),
+        run,
+        resume: options.resume ?? false,
+        signal,
+        onStep: ({ step, loss, gradNorm }) => {
+          const line = rate(step);
+          if (step % recipe.log_every !== 0) return;
+          process.stderr.write(
+            `step ${step}/${recipe.train.steps}  loss ${loss.toFixed(5)}  |g| ${gradNorm.toFixed(3)}  ${line}\n`,
+          );
+        },
+      }),
+    );
     if (options.json) console.log(JSON.stringify({ run, step: state.step, complete }));
     if (!complete)
       throw new AttuneError('INTERRUPTED', `stopped at step ${state.step}; continue with --resume`);
   } finally {
-    process.off('SIGINT', onInterrupt);
     await runtime.release();
   }
 }

@@ -1,0 +1,84 @@
+/** attune distill: align a stack by a distillation recipe. */
+
+import { readFileSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+
+import { parseYaml } from '@attune/core';
+import { AttuneError } from '@attune/engine';
+import { DistillRecipe, runDistillation } from '@attune/fdd';
+import { Command } from 'commander';
+
+import { pace, untilInterrupted } from '../interrupt.ts';
+import { openSession } from '../session.ts';
+
+interface Options {
+  readonly run?: string;
+  readonly resume?: boolean;
+  readonly threads?: string;
+  readonly json?: boolean;
+}
+
+export const distillCommand = (): Command =>
+  new Command('distill')
+    .description('align a stack with its teachers, without supervised data')
+    .argument('<recipe>', 'a distill.yaml')
+    .option('--run <folder>', 'the run’s folder (default: runs/<recipe name>)')
+    .option('--resume', 'continue the run from its newest checkpoint')
+    .option('--threads <n>', 'threads inside an operation')
+    .option('--json', 'one JSON line at the end, on stdout')
+    .addHelpText('after', '\nExample:\n  $ attune distill recipes/align.yaml --run runs/align')
+    .action(distillAction);
+
+async function distillAction(file: string, options: Options): Promise<void> {
+  const path = resolve(file);
+  const recipe = parseYaml(DistillRecipe, readText(path), file);
+  const { student, teachers, phases } = recipe.distill;
+  const stacks = [student.stack, ...Object.values(teachers).map(({ stack }) => stack)];
+  const { loader, runtime } = openSession(
+    options.threads ? { threads: Number(options.threads) } : {},
+    { cwd: dirname(path), paths: [...new Set(stacks.flatMap(({ plugins }) => plugins))] },
+  );
+  const total = phases[phases.length - 1].until;
+  const rate = pace(total);
+  try {
+    const {
+      step,
+      complete,
+      path: run,
+    } = await untilInterrupted((signal) =>
+      runDistillation(recipe, {
+        loader,
+        runtime,
+        folder: dirname(path),
+        run: options.run ?? join('runs', basename(path).replace(/\.ya?ml$/, '')),
+        resume: options.resume ?? false,
+        signal,
+        onStep: ({ step: now, pulls, gradNorm, deviation }) => {
+          const sizes = Object.entries(pulls)
+            .map(
+              ([id, { sds, adversarial }]) =>
+                `${id} ${sds.toExponential(1)}/${adversarial.toExponential(1)}`,
+            )
+            .join('  ');
+          process.stderr.write(
+            `step ${now}/${total}  |g| ${gradNorm.toExponential(2)}  σ ${deviation.toFixed(2)}  ${sizes}  ${rate(now)}\n`,
+          );
+        },
+      }),
+    );
+    if (options.json) console.log(JSON.stringify({ run, step, complete }));
+    if (!complete)
+      throw new AttuneError('INTERRUPTED', `stopped at step ${step}; continue with --resume`);
+  } finally {
+    await runtime.release();
+  }
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new AttuneError('MISSING_FILE', `${path} cannot be read: ${reason}.`);
+  }
+}

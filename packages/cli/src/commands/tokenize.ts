@@ -1,0 +1,69 @@
+/** attune tokenize: the ids a model's text encoder is fed. */
+
+import { existsSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+
+import { type PluginLoader, Tokenizer } from '@attune/core';
+import { AttuneError } from '@attune/engine';
+import { Command } from 'commander';
+
+import { openSession } from '../session.ts';
+import { printable, readStack, type StackArgument } from './arguments.ts';
+
+interface Options {
+  readonly json?: boolean;
+}
+
+export const tokenizeCommand = (): Command =>
+  new Command('tokenize')
+    .description('show the token ids of texts')
+    .argument('<model>', 'a stack.yaml, a model folder, a tokenizer folder or a bundled model')
+    .argument('<text...>', 'each text on its own')
+    .option('--json', 'one JSON line per text on stdout')
+    .addHelpText('after', '\nExample:\n  $ attune tokenize ./sd15 "a golden lion" --json')
+    .action(tokenizeAction);
+
+async function tokenizeAction(
+  name: string,
+  texts: readonly string[],
+  { json }: Options,
+): Promise<void> {
+  const argument = readStack(name);
+  const { loader } = openSession({}, { cwd: argument.folder, paths: argument.stack.plugins });
+  const tokenizer = await Tokenizer.load(await tokenizerFolder(argument, loader));
+  for (const text of texts) {
+    const { ids, length, truncated } = tokenizer.encode(text);
+    const tokens = ids.map((id) => tokenizer.tokenOf(id) ?? '');
+    if (json) console.log(JSON.stringify({ text, ids, tokens, length, truncated }));
+    else {
+      console.log(`${printable(text)}: ${length} tokens of at most ${tokenizer.maxLength}`);
+      const used = Math.min(length, ids.length);
+      for (let i = 0; i < used; i++) console.log(`${ids[i]}\t${printable(tokens[i])}`);
+    }
+    if (truncated)
+      process.stderr.write(
+        `warning: the text has ${length} tokens; the encoder reads ${tokenizer.maxLength}, so ${length - tokenizer.maxLength} are cut\n`,
+      );
+  }
+}
+
+async function tokenizerFolder(
+  { stack, folder }: StackArgument,
+  loader: PluginLoader,
+): Promise<string> {
+  const bundled = loader.ids('backbones').includes(stack.backbone);
+  const path = bundled
+    ? (await loader.get('backbones', stack.backbone)).folder()
+    : resolve(folder, stack.backbone);
+  const found = [join(path, 'tokenizer'), path].find((at) =>
+    ['tokenizer.json', 'vocab.json'].some((file) => existsSync(join(at, file))),
+  );
+  if (found !== undefined) return found;
+  throw new AttuneError(
+    'NO_TOKENIZER',
+    existsSync(path)
+      ? `${path} has no tokenizer: neither tokenizer/tokenizer.json nor tokenizer/vocab.json is there.`
+      : `${stack.backbone} is neither a folder nor a bundled model (bundled: ${loader.ids('backbones').join(', ') || 'none'}).`,
+    { path },
+  );
+}

@@ -1,0 +1,202 @@
+/** Results and gradients do not depend on how a graph is cut, split or recomputed. */
+
+import { beforeAll, describe, expect, test } from 'vitest';
+
+import {
+  add,
+  type Cotangents,
+  constant,
+  exp,
+  type F32Array,
+  f32,
+  grad,
+  input,
+  linear,
+  mul,
+  type NDArray,
+  OrtRuntime,
+  param,
+  type PlanOptions,
+  Program,
+  type Remat,
+  sum,
+  type Tape,
+  Weights,
+  zeros,
+} from '../../src/index.ts';
+import { evaluate, relativeError } from '../../src/testing/index.ts';
+import * as net from './network.ts';
+
+const runtime = new OrtRuntime({ threads: 1 });
+const limit = 1e-5;
+
+const scaled = ({ data, shape }: NDArray, by: number): F32Array =>
+  f32(
+    Float32Array.from(data as Float32Array, (value) => value * by),
+    shape,
+  );
+const plus = (a: NDArray, b: NDArray): F32Array =>
+  f32(
+    Float32Array.from(a.data as Float32Array, (value, i) => value + Number(b.data[i])),
+    a.shape,
+  );
+
+interface Result {
+  readonly last: NDArray;
+  readonly grads: Readonly<Record<string, NDArray>>;
+}
+
+/** The truth: everything as one graph. */
+async function whole(): Promise<Result> {
+  const { score, last, wrt } = net.unrolled();
+  const names = Object.keys(wrt);
+  const found = grad([score], [constant(f32([1], []))], Object.values(wrt));
+  const feeds: Record<string, NDArray> = { ...net.clipFeeds, x: net.noise, cx: net.cotangents.x };
+  for (const [j, t] of net.times.entries()) {
+    feeds[`t${j}`] = t;
+    feeds[`cf${j}`] = net.cotangents.feature[j];
+    feeds[`ch${j}`] = net.cotangents.hints[j];
+  }
+  const grads = Object.fromEntries(found.map((g, i) => [names[i], g!]));
+  const { last: x, ...rest } = await evaluate({ last, ...grads }, feeds, {
+    weights: net.weights,
+    runtime,
+  });
+  return { last: x, grads: rest };
+}
+
+/** The same by k calls of one program, chained on the host and swept back. */
+async function swept(program: Program, remat: Remat): Promise<Result> {
+  const sweep = program.sweep([...net.clipNames, 'x'], remat);
+  const clip = await sweep.clip(net.clipFeeds);
+  let x: NDArray = net.noise;
+  const tapes: Tape[] = [];
+  for (const t of net.times) {
+    const { outputs, tape } = await sweep.step(clip, { ...net.clipFeeds, x, t });
+    x = plus(scaled(x, net.keep), scaled(outputs.sample, net.take));
+    tapes.push(tape);
+  }
+  const last = x;
+  const bar: Cotangents = new Map();
+  let g: F32Array = net.cotangents.x;
+  for (let j = net.k - 1; j >= 0; j--) {
+    const given = {
+      sample: scaled(g, net.take),
+      feature: net.cotangents.feature[j],
+      hints: net.cotangents.hints[j],
+    };
+    const own = await sweep.back(tapes[j], given, bar);
+    expect(Object.keys(own)).toEqual(['x']);
+    g = plus(scaled(g, net.keep), own.x);
+  }
+  const grads = await sweep.finish(clip, bar);
+  expect(Object.keys(grads)).toEqual(net.clipNames);
+  return { last, grads: { ...grads, x: g } };
+}
+
+const plans = ([1, 2, 4, 'marks'] as const).flatMap((segments) =>
+  [true, false].map((split) => ({ segments, split })),
+);
+
+describe.each(plans)('$segments segments, split $split', (options: PlanOptions) => {
+  let program: Program;
+  let truth: Result;
+
+  beforeAll(async () => {
+    program = new Program(net.traced(), { runtime, weights: net.weights, ...options });
+    truth = await whole();
+    return () => program.release();
+  });
+
+  test('is cut as asked', () => {
+    const of = (rate: string) => program.segments.filter((s) => s.rate === rate).length;
+    const steps = { 1: 1, 2: 2, 4: 4, marks: 5 }[options.segments!];
+    expect(of('step')).toBeLessThanOrEqual(steps);
+    expect(of('step')).toBeGreaterThan(options.segments === 1 ? 0 : 1);
+    if (options.split) expect(of('clip')).toBeGreaterThan(0);
+    else expect(of('clip')).toBe(0);
+  });
+
+  test.each(['none', 'step', 'segment'] as const)('remat %s', async (remat) => {
+    const { last, grads } = await swept(program, remat);
+    expect(relativeError(last, truth.last)).toBeLessThan(limit);
+    for (const [name, want] of Object.entries(truth.grads))
+      expect({ name, error: relativeError(grads[name], want) }).toEqual({
+        name,
+        error: expect.toSatisfy((error: number) => error < limit),
+      });
+  });
+
+  test('runs alone as in a sweep', async () => {
+    const feeds = { ...net.clipFeeds, x: net.noise, t: net.times[0] };
+    const alone = await program.run(feeds);
+    const whole = { sample: zeros(net.sampleShape) };
+    const { outputs, grads } = await program.sweep(['keys', 'x']).run(feeds, whole);
+    for (const [name, value] of Object.entries(alone))
+      expect(relativeError(outputs[name], value)).toBeLessThan(limit);
+    expect(grads).toEqual({ x: zeros(net.sampleShape), keys: zeros([4, 5]) });
+  });
+});
+
+describe('a sweep', () => {
+  const weights = Weights.fromArrays({});
+  const x = f32([1, 2, 3], [3]);
+  const one = f32([1, 1, 1], [3]);
+
+  /** Gradients of Σ outputs · 1 with respect to everything that is fed. */
+  async function sweepOf(outputs: Parameters<typeof evaluate>[0], options: PlanOptions = {}) {
+    const program = new Program({ outputs, marks: [] }, { runtime, weights, ...options });
+    const feeds = Object.fromEntries([...program.inputs.keys()].map((name) => [name, x]));
+    const given = Object.fromEntries(Object.keys(outputs).map((name) => [name, one]));
+    const { grads } = await program.sweep([...program.inputs.keys()]).run(feeds, given);
+    await program.release();
+    return Object.fromEntries(Object.entries(grads).map(([name, g]) => [name, [...g.data]]));
+  }
+
+  test('counts the cotangent of an input that is an output once', async () => {
+    const s = input('s', [3]);
+    const c = input('c', [3], { rate: 'clip' });
+    const p = param('p', [3], { live: true });
+    for (const split of [true, false])
+      expect(await sweepOf({ y: mul(mul(s, 2), mul(c, p)), s, c, p }, { split })).toEqual({
+        s: [3, 9, 19],
+        c: [3, 9, 19],
+        p: [3, 9, 19],
+      });
+  });
+
+  test('sums over two names of one output', async () => {
+    const y = mul(input('s', [3]), 2);
+    expect(await sweepOf({ y, again: y })).toEqual({ s: [4, 4, 4] });
+  });
+
+  test('gives zeros where nothing depends on the input', async () => {
+    const y = exp(mul(input('c', [3], { rate: 'clip' }), 0));
+    expect(await sweepOf({ y, z: add(input('s', [3]), 1) })).toEqual({
+      c: [0, 0, 0],
+      s: [1, 1, 1],
+    });
+  });
+
+  test('knows its inputs', () => {
+    const program = new Program(
+      { outputs: { y: input('sample', [3]) }, marks: [] },
+      { runtime, weights },
+    );
+    expect(() => program.sweep(['simple'])).toThrow(
+      'No input or live parameter is named simple; nearest: sample.',
+    );
+  });
+
+  test('leaves frozen weights alone', async () => {
+    const w = param('w', [2, 3]);
+    const program = new Program(
+      { outputs: { y: sum(linear(input('x', [3]), w)) }, marks: [] },
+      { runtime, weights: Weights.fromArrays({ w: f32([1, 2, 3, 4, 5, 6], [2, 3]) }) },
+    );
+    expect([...program.inputs.keys()]).toEqual(['x']);
+    const { grads } = await program.sweep(['x']).run({ x }, { y: f32([1], []) });
+    expect([...grads.x.data]).toEqual([5, 7, 9]);
+    await program.release();
+  });
+});
