@@ -38,7 +38,7 @@ const spellings: readonly Spelling[] = [
 /** The dialect of a set of names, or undefined when they are no LoRA. */
 export function detectDialect(names: Iterable<string>): Spelling | undefined {
   const first = [...names].find((name) => /\.lora_(A|B|down|up)(\.default)?\.weight$/.test(name));
-  return first === undefined ? undefined : spellings.find(({ pattern }) => pattern.test(first));
+  return first === undefined ? undefined : spellings.find((one) => one.pattern.test(first));
 }
 
 const PeftConfig = z.looseObject({
@@ -121,7 +121,10 @@ export const kohyaName = (address: string): string =>
   `lora_${address.replace(/^text_encoder\./, 'te.').replaceAll('.', '_')}`;
 
 /** The alpha of each module: a scalar beside it, a PEFT config in the header or beside the file, or the rank. */
-export function alphas(file: AdapterFile, dialect: Dialect): (module: string, rank: number) => number {
+export function alphas(
+  file: AdapterFile,
+  dialect: Dialect,
+): (module: string, rank: number) => number {
   if (dialect === 'kohya')
     return (module, rank) => {
       const name = `${module}.alpha`;

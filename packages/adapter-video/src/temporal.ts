@@ -1,6 +1,15 @@
 /** The temporal transformer of AnimateDiff (arXiv 2307.04725), in diffusers' layout. */
 
-import { attention, feedForward, layerNorm, linear, ones, type Rows, type Scope, zeros } from '@attune/core';
+import {
+  attention,
+  feedForward,
+  layerNorm,
+  linear,
+  ones,
+  type Rows,
+  type Scope,
+  zeros,
+} from '@attune/core';
 import {
   add,
   AttuneError,

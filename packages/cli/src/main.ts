@@ -4,7 +4,11 @@ import { AttuneError } from '@attune/engine';
 import { Command, CommanderError } from 'commander';
 
 import { distillCommand } from './commands/distill.ts';
+import { doctorCommand } from './commands/doctor.ts';
 import { generateCommand } from './commands/generate.ts';
+import { inspectCommand } from './commands/inspect.ts';
+import { probeCommand } from './commands/probe.ts';
+import { tokenizeCommand } from './commands/tokenize.ts';
 import { trainCommand } from './commands/train.ts';
 
 /** Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input. */
@@ -15,7 +19,15 @@ export async function main(argv: readonly string[]): Promise<number> {
     )
     .exitOverride()
     .showHelpAfterError('(add --help for usage and an example)');
-  for (const command of [distillCommand, generateCommand, trainCommand])
+  for (const command of [
+    distillCommand,
+    generateCommand,
+    trainCommand,
+    inspectCommand,
+    probeCommand,
+    tokenizeCommand,
+    doctorCommand,
+  ])
     program.addCommand(command());
   for (const command of program.commands) command.exitOverride();
   try {

@@ -61,7 +61,7 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
     const [, , H, W] = pixels.shape;
     const size = 3 * H * W * options.frames;
     const columns = prompts.map((_, i) => toFrames(unit.subarray(i * size, (i + 1) * size), W, H));
-    const frames = columns.length > 1 ? await sideBySide(columns, prompts) : columns[0];
+    const frames = columns.length > 1 ? sideBySide(columns, prompts) : columns[0];
     const written = await writeMedia(options.out, frames, {
       metadata: { prompt: prompts.join(' | '), seed: String(options.seed), stack: options.stack },
     });

@@ -84,14 +84,15 @@ async function probeAction(name: string, options: Options): Promise<void> {
   }
 }
 
+const wrong = (what: string) => new AttuneError('USAGE', what);
+const place = (file: string) => (existsSync(file) ? realpathSync(file) : resolve(file));
+
 function checkUsage({ inputs, out, vjp, part, rollout, sample, steps }: Options): void {
-  const wrong = (what: string) => new AttuneError('USAGE', what);
   if (rollout && sample) throw wrong('--rollout and --sample exclude each other.');
   if (sample && vjp !== undefined) throw wrong('--sample has no gradients; use --rollout --vjp.');
   if ((rollout || sample) && part !== 'unet')
     throw wrong(`--${rollout ? 'rollout' : 'sample'} runs the unet, not the ${part}.`);
   if (steps !== undefined && !sample) throw wrong('--steps belongs to --sample.');
-  const place = (file: string) => (existsSync(file) ? realpathSync(file) : resolve(file));
   for (const file of [inputs, vjp])
     if (file !== undefined && place(file) === place(out))
       throw wrong(`--out is the input ${file}: nothing was written.`);

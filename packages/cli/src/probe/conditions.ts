@@ -1,6 +1,6 @@
 /** The inputs of a probe, each checked against what the net and its adapters ask for. */
 
-import type { Dims, Model } from '@attune/core';
+import type { Dims, Model, Port } from '@attune/core';
 import { AttuneError, nearest, type NDArray, type Shape } from '@attune/engine';
 
 import { asRows, asType, expectShape, type Tensors } from './tensors.ts';
@@ -112,8 +112,8 @@ function allowedRows(
 }
 
 /** The ports of the adapters that act on a net: all of them act on the UNet. */
-function portsOf(model: Model, net: string) {
-  return new Map(
+function portsOf(model: Model, net: string): Map<string, Port> {
+  return new Map<string, Port>(
     net === 'unet'
       ? model.adapters.flatMap(({ name, ports }) =>
           Object.entries(ports).map(([port, spec]) => [`${name}.${port}`, spec] as const),

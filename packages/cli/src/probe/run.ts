@@ -53,8 +53,7 @@ export async function probeOnce(
   });
   const { program, standing } = runner.program({ net, dims: given.dims, shapes: given.shapes });
   const feeds = { ...standing, ...given.feeds };
-  if (!cotangents)
-    return { outputs: layoutOf(await program.run(feeds), given, own), grads: {} };
+  if (!cotangents) return { outputs: layoutOf(await program.run(feeds), given, own), grads: {} };
   const seeds = seedsOf(program, cotangents);
   const wrt = targets(runner, program, given, tensors);
   const { outputs, grads } = await program.sweep(wrt).run(feeds, seeds);

@@ -43,7 +43,9 @@ export function refuseNonFinite({ data }: NDArray, what: string): void {
 export function asType(array: NDArray, dtype: DType, name: string): NDArray {
   if (dtype === 'f32') return toF32(array);
   if (array.dtype === dtype) return array;
-  throw new AttuneError('INPUT_TYPE', `${name} is ${array.dtype}; it has to be ${dtype}.`, { name });
+  throw new AttuneError('INPUT_TYPE', `${name} is ${array.dtype}; it has to be ${dtype}.`, {
+    name,
+  });
 }
 
 export function expectShape(name: string, { shape }: NDArray, want: Shape): void {

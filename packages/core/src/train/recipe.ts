@@ -11,6 +11,8 @@ const Use = z.looseObject({ use: z.string() });
 export const TrainRecipe = z.strictObject({
   /** What trains is marked in the stack: `train` of the backbone or of an adapter. */
   stack: StackFile,
+  /** Parameters that start anew although the stack has weights for them (patterns over names). */
+  fresh: z.array(z.string()).default([]),
   objective: Use,
   data: Use,
   train: TrainConfig,

@@ -2,13 +2,14 @@
 
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 
-import { type NDArray, Rng, type Runtime } from '@attune/engine';
+import { AttuneError, type NDArray, Rng, type Runtime } from '@attune/engine';
 import { stringify } from 'yaml';
 
 import { materialize } from '../adapters/compose.ts';
 import { nominalDims } from '../models/net.ts';
+import { pattern } from '../nn/address.ts';
 import type { PluginLoader } from '../plugins/loader.ts';
 import { openStack } from '../stack/open.ts';
 import { checkFile } from '../stack/schema.ts';
@@ -44,7 +45,14 @@ export async function runTraining(
   { loader, runtime, folder, run, resume = false, signal, onStep }: RunOptions,
 ): Promise<{ state: TrainState; complete: boolean; path: string }> {
   const opened = await openStack(recipe.stack, folder, loader, { fresh: true });
-  const model = materialize(opened, { dims: nominalDims, seed: recipe.train.seed });
+  const anew = recipe.fresh.map(pattern);
+  const kept = opened.weights.renamed((name) =>
+    anew.some((one) => one.test(name)) ? undefined : name,
+  );
+  const model = materialize(
+    { ...opened, weights: kept },
+    { dims: nominalDims, seed: recipe.train.seed },
+  );
   const { use: objectiveId, ...objectiveOptions } = recipe.objective;
   const objectiveKind = await loader.get('objectives', objectiveId);
   const objective = objectiveKind.create(
@@ -87,22 +95,23 @@ export async function runTraining(
       }
       if (signal?.aborted) break;
     }
-    if (!state) throw new Error('unreachable: a run has at least one step');
-    if (saved !== state.step) save(state);
-    const complete = state.step >= config.steps;
+    const end = state ?? from;
+    if (!end) throw new AttuneError('INTERNAL', 'internal: a run without a step.');
+    if (saved !== end.step) save(end);
+    const complete = end.step >= config.steps;
     if (complete)
       place.replace('best', (staging) =>
-        exportTrained(model, state!.ema ?? state!.params, staging, {
+        exportTrained(model, end.ema ?? end.params, staging, {
           source: resolve(folder, recipe.stack.backbone),
           metadata: {
             'attune.recipe': sha256(stringify(recipe)),
             'attune.log': sha256(readFileSync(place.logFile, 'utf8')),
             'attune.seed': String(config.seed),
-            'attune.step': String(state!.step),
+            'attune.step': String(end.step),
           },
         }),
       );
-    return { state, complete, path: place.path };
+    return { state: end, complete, path: place.path };
   } finally {
     place.close();
   }

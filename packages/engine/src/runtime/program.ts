@@ -2,7 +2,7 @@
 
 import { grad } from '../autodiff.ts';
 import { AttuneError, nearest } from '../errors.ts';
-import { input, isInput, isParam } from '../graph/leaf.ts';
+import { input, isInput, isLeaf, isParam } from '../graph/leaf.ts';
 import { plan, type PlanOptions, type Segment, type Traced } from '../graph/plan.ts';
 import { savedValues } from '../graph/remat.ts';
 import { sameShape } from '../graph/shape.ts';
@@ -244,7 +244,8 @@ export class Sweep {
   }
 
   #differentiate(segment: Segment, active: ReadonlySet<Tensor>): Backward | undefined {
-    const ys = segment.outputs.filter((t) => active.has(t) && t.dtype === 'f32');
+    // The cotangent of a leaf that is an output is its gradient already.
+    const ys = segment.outputs.filter((t) => active.has(t) && t.dtype === 'f32' && !isLeaf(t));
     const inside = new Set(ancestors(segment.outputs, new Set(segment.crossing)));
     const leaves = this.#targets.filter((t) => inside.has(t));
     const wanted = [...segment.crossing.filter((t) => active.has(t)), ...leaves];
@@ -289,9 +290,18 @@ export class Sweep {
    */
   async back(tape: Tape, cotangents: Feeds, bar: Cotangents): Promise<Record<string, F32Array>> {
     const own: Cotangents = new Map();
-    for (const [name, t] of Object.entries(this.#program.outputs)) {
-      if (!cotangents[name]) continue;
-      const inStep = this.#program.segments.some((s) => s.rate === 'step' && s.outputs.includes(t));
+    const { outputs, segments } = this.#program;
+    for (const name of Object.keys(cotangents)) {
+      const t = outputs[name];
+      if (!t)
+        throw new AttuneError(
+          'UNKNOWN_OUTPUT',
+          `A cotangent was given for ${name}, which is no output; nearest: ${nearest(name, Object.keys(outputs)).join(', ')}.`,
+          { name },
+        );
+      const inStep = isLeaf(t)
+        ? isInput(t) && t.attrs.rate === 'step'
+        : segments.some((s) => s.rate === 'step' && s.outputs.includes(t));
       pour(inStep ? own : bar, t, checked(cotangents, name, t) as F32Array);
     }
     await this.#sweep('step', tape, own, bar);

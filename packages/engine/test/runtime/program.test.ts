@@ -98,7 +98,7 @@ const plans = ([1, 2, 4, 'marks'] as const).flatMap((segments) =>
   [true, false].map((split) => ({ segments, split })),
 );
 
-describe.each(plans)('$segments segments, split $split', (options: PlanOptions) => {
+describe.each(plans)('$segments segments, split $split', (options: (typeof plans)[number]) => {
   let program: Program;
   let truth: Result;
 
@@ -110,7 +110,7 @@ describe.each(plans)('$segments segments, split $split', (options: PlanOptions) 
 
   test('is cut as asked', () => {
     const of = (rate: string) => program.segments.filter((s) => s.rate === rate).length;
-    const steps = { 1: 1, 2: 2, 4: 4, marks: 5 }[options.segments!];
+    const steps = { 1: 1, 2: 2, 4: 4, marks: 5 }[options.segments];
     expect(of('step')).toBeLessThanOrEqual(steps);
     expect(of('step')).toBeGreaterThan(options.segments === 1 ? 0 : 1);
     if (options.split) expect(of('clip')).toBeGreaterThan(0);
@@ -178,14 +178,16 @@ describe('a sweep', () => {
     });
   });
 
-  test('knows its inputs', () => {
-    const program = new Program(
-      { outputs: { y: input('sample', [3]) }, marks: [] },
-      { runtime, weights },
-    );
+  test('knows its inputs and outputs', async () => {
+    const outputs = { latents: mul(input('sample', [3]), 2) };
+    const program = new Program({ outputs, marks: [] }, { runtime, weights });
     expect(() => program.sweep(['simple'])).toThrow(
       'No input or live parameter is named simple; nearest: sample.',
     );
+    await expect(program.sweep(['sample']).run({ sample: x }, { latent: one })).rejects.toThrow(
+      'A cotangent was given for latent, which is no output; nearest: latents.',
+    );
+    await program.release();
   });
 
   test('leaves frozen weights alone', async () => {

@@ -1,0 +1,64 @@
+/** attune inspect: what a file is, whether it loads, and why not. */
+
+import { AttuneError } from '@attune/engine';
+import { Command } from 'commander';
+
+import { inspect, type Verdict } from '../inspect/verdict.ts';
+import { openWhole } from '../probe/model.ts';
+import { openSession } from '../session.ts';
+import { printable, readStack } from './arguments.ts';
+
+interface Options {
+  readonly base?: string;
+  readonly json?: boolean;
+}
+
+export const inspectCommand = (): Command =>
+  new Command('inspect')
+    .description('say what a file, a folder or a stack is and whether it can be loaded')
+    .argument('<file|folder|stack>', 'a .safetensors file, a folder or a stack.yaml')
+    .option('--base <stack|model>', 'the model to fit it against, with adapters before it')
+    .option('--json', 'the verdict as one JSON object on stdout')
+    .addHelpText('after', '\nExample:\n  $ attune inspect sketch.safetensors --base ./sd15')
+    .action(inspectAction);
+
+async function inspectAction(file: string, { base, json }: Options): Promise<void> {
+  const argument = base === undefined ? undefined : readStack(base);
+  const { loader } = openSession(
+    {},
+    argument ? { cwd: argument.folder, paths: argument.stack.plugins } : {},
+  );
+  const verdict = await inspect(file, {
+    loader,
+    ...(argument ? { base: await openWhole(argument, loader) } : {}),
+  });
+  if (json) console.log(JSON.stringify(verdict));
+  else for (const line of describe(verdict, base)) console.log(printable(line));
+  if (verdict.verdict === 'refused')
+    throw new AttuneError(
+      'REFUSED',
+      printable(
+        `${file} is refused: ${verdict.reason ?? 'unknown'}. Way out: ${verdict.fix ?? 'none'}.`,
+      ),
+    );
+}
+
+function describe(verdict: Verdict, base: string | undefined): string[] {
+  const { file, kind, dialect, algorithm, modules, ranks, alphas } = verdict;
+  const about = [algorithm, dialect && `${dialect} layout`, verdict.base && `for ${verdict.base}`];
+  const { matched, unmatched, misshaped, zeroEffect } = modules;
+  const lines = [`${file}: ${verdict.verdict}`];
+  lines.push(`  kind     ${[kind ?? 'unknown', ...about.filter(Boolean)].join(', ')}`);
+  if (matched + unmatched + misshaped > 0)
+    lines.push(
+      `  modules  ${matched} matched, ${unmatched} unmatched, ${misshaped} misshaped, ${zeroEffect} without effect${base === undefined ? ' (no --base given)' : ` (against ${base})`}`,
+    );
+  const scales = new Map<string, number>();
+  for (const [name, rank] of Object.entries(ranks)) {
+    const text = `rank ${rank} alpha ${alphas[name]}`;
+    scales.set(text, (scales.get(text) ?? 0) + 1);
+  }
+  for (const [text, count] of scales) lines.push(`  ${String(count).padStart(7)}  × ${text}`);
+  if (verdict.verdict === 'loadable' && verdict.reason) lines.push(`  note     ${verdict.reason}`);
+  return lines;
+}

@@ -1,0 +1,132 @@
+/** Files that attune does not load: what they are, and what to do about it. */
+
+import { closeSync, openSync, readSync } from 'node:fs';
+
+export interface Foreign {
+  readonly kind: string | null;
+  readonly reason: string;
+  readonly fix: string;
+}
+
+const convert =
+  'convert it to safetensors with a tool you trust (a pickle runs code when it is opened)';
+
+/** The first bytes of files that are no safetensors. */
+const magics: readonly (readonly [bytes: RegExp, foreign: Foreign])[] = [
+  [
+    /^PK\u0003\u0004/,
+    {
+      kind: 'pickle',
+      reason: 'it is a zip archive, such as PyTorch writes pickles into',
+      fix: convert,
+    },
+  ],
+  [/^\u0080[\u0001-\u0005]/, { kind: 'pickle', reason: 'it is a Python pickle', fix: convert }],
+  [
+    /^version https:\/\/git-lfs/,
+    { kind: null, reason: 'it is a Git LFS pointer, not the file itself', fix: 'run git lfs pull' },
+  ],
+  [
+    /^\s*<(!doctype|html|\?xml)/i,
+    { kind: null, reason: 'it is a web page', fix: 'download the file itself, not its page' },
+  ],
+  [/^GGUF/, { kind: 'gguf', reason: 'it is a GGUF file', fix: 'take the safetensors weights' }],
+  [
+    /^\u0008[\u0001-\u000f]\u0012/,
+    { kind: 'onnx', reason: 'it looks like an ONNX model', fix: 'take the safetensors weights' },
+  ],
+];
+
+/** What a file that is no safetensors is, from its first bytes and its name. */
+export function recogniseFile(path: string): Foreign | undefined {
+  const head = Buffer.alloc(64);
+  const handle = openSync(path, 'r');
+  try {
+    const size = readSync(handle, head, 0, head.length, 0);
+    if (size === 0) return { kind: null, reason: 'it is empty', fix: 'download or write it again' };
+    const text = head.toString('latin1', 0, size);
+    const known = magics.find(([bytes]) => bytes.test(text));
+    if (known) return known[1];
+    if (/\.(ckpt|bin|pth?|pkl)$/i.test(path))
+      return {
+        kind: 'pickle',
+        reason: 'by its name it is a PyTorch pickle, which is never opened',
+        fix: convert,
+      };
+    return undefined;
+  } finally {
+    closeSync(handle);
+  }
+}
+
+const asFolder = 'name the folder it lies in, with its config.json';
+
+/** Well-formed safetensors that no adapter kind claims, by a key that only they have. */
+const layouts: readonly (readonly [key: RegExp, foreign: Foreign])[] = [
+  [
+    /^model\.diffusion_model\./,
+    {
+      kind: 'checkpoint',
+      reason: 'it is a whole Stable Diffusion checkpoint in its original layout',
+      fix: 'convert it to a diffusers folder (convert_original_stable_diffusion_to_diffusers.py)',
+    },
+  ],
+  [
+    /^(control_model\.)?(zero_convs\.0\.0|input_hint_block\.0)\.weight$/,
+    {
+      kind: 'controlnet',
+      reason: 'it is a ControlNet in its original layout',
+      fix: 'convert it to diffusers’ layout',
+    },
+  ],
+  [
+    /\.temporal_transformer\./,
+    {
+      kind: 'motion',
+      reason: 'it is an AnimateDiff motion module in its original layout',
+      fix: 'convert it to a diffusers MotionAdapter',
+    },
+  ],
+  [
+    /^(image_proj\.|ip_adapter\.)/,
+    {
+      kind: 'ip-adapter',
+      reason: 'it is an IP-Adapter',
+      fix: 'there is no adapter kind for it yet',
+    },
+  ],
+  [
+    /^emb_params$/,
+    {
+      kind: 'textual-inversion',
+      reason: 'it is a textual inversion',
+      fix: 'there is no adapter kind for it yet',
+    },
+  ],
+  [
+    /^conv_norm_out\.weight$/,
+    { kind: 'unet', reason: 'it holds the weights of a UNet alone', fix: asFolder },
+  ],
+  [
+    /^(encoder|decoder)\.(conv_in|layers\.0)\.weight$/,
+    { kind: 'vae', reason: 'it holds the weights of an autoencoder alone', fix: asFolder },
+  ],
+  [
+    /^(text_model\.)?embeddings\.token_embedding\.weight$/,
+    { kind: 'text_encoder', reason: 'it holds the weights of a text encoder alone', fix: asFolder },
+  ],
+];
+
+/** What a set of tensor names is. */
+export function recogniseNames(names: readonly string[]): Foreign {
+  if (names.length === 0)
+    return { kind: null, reason: 'it holds no tensors', fix: 'download or write it again' };
+  const known = layouts.find(([key]) => names.some((name) => key.test(name)));
+  return (
+    known?.[1] ?? {
+      kind: null,
+      reason: `its ${names.length} tensors (first ${names[0].slice(0, 100)}) are those of no adapter or model that is known here`,
+      fix: 'install the plugin that reads it, or take another file',
+    }
+  );
+}

@@ -1,0 +1,242 @@
+/** The verdict on a file, a folder or a stack. Whatever the bytes are, there is one. */
+
+import { existsSync, lstatSync, readdirSync, statSync } from 'node:fs';
+import { basename, join } from 'node:path';
+
+import {
+  type AdapterFile,
+  type AdapterKind,
+  baseFamily,
+  type Detection,
+  loadModel,
+  type Model,
+  type PluginLoader,
+  readAdapterFile,
+  scan,
+  type Survey,
+  surveyAdapter,
+  surveyNets,
+} from '@attune/core';
+import { AttuneError, type Weights } from '@attune/engine';
+
+import { readStack } from '../commands/arguments.ts';
+import { openWhole } from '../probe/model.ts';
+import { type Foreign, recogniseFile, recogniseNames } from './foreign.ts';
+
+export interface Verdict {
+  readonly file: string;
+  /** Whether the file is what its format says, whatever it holds. */
+  readonly container: 'ok' | 'refused';
+  readonly verdict: 'loadable' | 'refused';
+  /** What `use:` of a stack names, `model`, `stack`, or what else it is. */
+  readonly kind: string | null;
+  readonly dialect: string | null;
+  readonly algorithm: string | null;
+  readonly base: string | null;
+  readonly modules: {
+    readonly matched: number;
+    readonly unmatched: number;
+    readonly misshaped: number;
+    readonly zeroEffect: number;
+  };
+  /** By module, as the file spells it. */
+  readonly ranks: Readonly<Record<string, number>>;
+  readonly alphas: Readonly<Record<string, number>>;
+  readonly reason: string | null;
+  readonly fix: string | null;
+}
+
+const nothing = { matched: 0, unmatched: 0, misshaped: 0, zeroEffect: 0 };
+
+const verdictOn = (file: string, known: Partial<Verdict>): Verdict => ({
+  file,
+  container: 'ok',
+  verdict: 'loadable',
+  kind: null,
+  dialect: null,
+  algorithm: null,
+  base: null,
+  modules: nothing,
+  ranks: {},
+  alphas: {},
+  reason: null,
+  fix: null,
+  ...known,
+});
+
+const refused = (file: string, { kind, reason, fix }: Foreign, known: Partial<Verdict> = {}) =>
+  verdictOn(file, { verdict: 'refused', kind, reason, fix, ...known });
+
+export interface InspectContext {
+  readonly loader: PluginLoader;
+  /** The model to fit against. */
+  readonly base?: Model;
+}
+
+/** Never throws for what is in the file: a failure is a verdict. */
+export async function inspect(file: string, context: InspectContext): Promise<Verdict> {
+  const broken = { container: 'refused' } as const;
+  try {
+    const stat = statSync(file, { throwIfNoEntry: false });
+    if (!stat)
+      return refused(
+        file,
+        { kind: null, reason: 'it does not exist', fix: 'check the path' },
+        broken,
+      );
+    if (stat.isDirectory()) return await inspectFolder(file, context);
+    if (!stat.isFile())
+      return refused(
+        file,
+        { kind: null, reason: 'it is no file but a device or pipe', fix: 'name a file' },
+        broken,
+      );
+    if (/\.ya?ml$/.test(file)) return await inspectStack(file, context);
+    const foreign = recogniseFile(file);
+    if (foreign) return refused(file, foreign, broken);
+    return await inspectAdapter(file, readAdapterFile(file), context);
+  } catch (error) {
+    const reason = AttuneError.is(error)
+      ? error.message
+      : `it cannot be read: ${error instanceof Error ? error.message : String(error)}`;
+    const fix = 'download or write it again, or take another file';
+    return refused(file, { kind: null, reason, fix }, broken);
+  }
+}
+
+async function inspectFolder(file: string, context: InspectContext): Promise<Verdict> {
+  const odd = readdirSync(file, { withFileTypes: true }).find(
+    (entry) => !entry.isFile() && !entry.isDirectory() && isSpecial(join(file, entry.name)),
+  );
+  if (odd)
+    return refused(
+      file,
+      { kind: null, reason: `it holds a device or pipe (${odd.name})`, fix: 'remove it' },
+      { container: 'refused' },
+    );
+  const parts = ['unet', 'vae', 'text_encoder'].filter((part) =>
+    existsSync(join(file, part, 'config.json')),
+  );
+  if (parts.length > 0) return inspectModel(file, 'model', await loadModel(file));
+  const single = readdirSync(file).filter((name) => name.endsWith('.safetensors'));
+  const standard = /^(diffusion_pytorch_model|model|adapter_model)\b/;
+  if (single.length > 0 && !single.some((name) => standard.test(name)))
+    return refused(file, {
+      kind: null,
+      reason: `its .safetensors have no standard name (${single.slice(0, 3).join(', ')})`,
+      fix: 'inspect and use the file itself',
+    });
+  const adapter = readAdapterFile(file);
+  if (await detect(adapter, context)) return inspectAdapter(file, adapter, context);
+  const model = await loadModel(file);
+  const [net] = Object.keys(model.nets);
+  return inspectModel(file, net.startsWith('vae') ? 'vae' : net, model);
+}
+
+const isSpecial = (path: string): boolean => {
+  const stat = statSync(path, { throwIfNoEntry: false }) ?? lstatSync(path);
+  return !stat.isFile() && !stat.isDirectory() && !stat.isSymbolicLink();
+};
+
+function inspectModel(file: string, kind: string, model: Model): Verdict {
+  const survey = surveyNets(model);
+  return surveyed(file, survey, model.weights, {
+    kind,
+    dialect: 'diffusers',
+    algorithm: Object.keys(model.nets).join(' + '),
+    base: baseFamily(model.weights) ?? null,
+  });
+}
+
+async function inspectStack(file: string, { loader }: InspectContext): Promise<Verdict> {
+  const argument = readStack(file);
+  const known = { kind: 'stack', dialect: 'attune' };
+  try {
+    const model = await openWhole(argument, loader);
+    return surveyed(file, surveyNets(model), model.weights, {
+      ...known,
+      algorithm: model.adapters.map(({ name }) => name).join(' + ') || null,
+      base: baseFamily(model.weights) ?? null,
+    });
+  } catch (error) {
+    if (!AttuneError.is(error)) throw error;
+    return refused(
+      file,
+      { kind: 'stack', reason: error.message, fix: 'correct the stack file' },
+      known,
+    );
+  }
+}
+
+interface Detected {
+  readonly id: string;
+  readonly kind: AdapterKind;
+  readonly detection: Detection;
+}
+
+/** The first adapter kind that knows the file. */
+async function detect(
+  file: AdapterFile,
+  { loader }: InspectContext,
+): Promise<Detected | undefined> {
+  for (const id of loader.ids('adapters')) {
+    const kind = await loader.get('adapters', id);
+    const detection = kind.detect?.(file);
+    if (detection) return { id, kind, detection };
+  }
+  return undefined;
+}
+
+async function inspectAdapter(
+  file: string,
+  adapter: AdapterFile,
+  context: InspectContext,
+): Promise<Verdict> {
+  const found = await detect(adapter, context);
+  if (!found) return refused(file, recogniseNames([...adapter.weights.names()]));
+  const { id, kind, detection } = found;
+  return surveyed(file, surveyAdapter(kind, adapter, context.base), adapter.weights, {
+    kind: id,
+    dialect: detection.dialect,
+    algorithm: detection.algorithm ?? null,
+    base: detection.base ?? null,
+  });
+}
+
+/** The verdict that a survey and the values themselves lead to. */
+function surveyed(
+  file: string,
+  { modules, refusal }: Survey,
+  weights: Weights,
+  known: Partial<Verdict>,
+): Verdict {
+  const count = (fit: string) => modules.filter((module) => module.fit === fit).length;
+  const zeroEffect = modules.filter(({ zero }) => zero).length;
+  const notFinite = [...weights.names()].find((name) => !scan(weights.entry(name).load()).finite);
+  const why =
+    notFinite === undefined
+      ? refusal
+      : {
+          reason: `the tensor ${notFinite} holds NaN or infinity`,
+          fix: 'take another copy: the training that wrote it diverged, or the file is damaged',
+        };
+  const pick = (key: 'rank' | 'alpha') =>
+    Object.fromEntries(
+      modules.flatMap((module) => (module[key] === undefined ? [] : [[module.name, module[key]]])),
+    );
+  const idle = modules.length > 0 && zeroEffect === modules.length;
+  return verdictOn(file, {
+    ...known,
+    verdict: why ? 'refused' : 'loadable',
+    modules: {
+      matched: count('matched'),
+      unmatched: count('unmatched'),
+      misshaped: count('misshaped'),
+      zeroEffect,
+    },
+    ranks: pick('rank'),
+    alphas: pick('alpha'),
+    reason: why?.reason ?? (idle ? `${basename(file)} changes nothing: all of it is zero` : null),
+    fix: why?.fix ?? (idle ? 'train it first' : null),
+  });
+}
