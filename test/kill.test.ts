@@ -1,4 +1,4 @@
-/** A training killed at any moment and resumed ends in the same bytes as one that never stopped. */
+/** A training or distillation killed at any moment and resumed ends in the same bytes as one that never stopped. */
 
 import { spawn, spawnSync } from 'node:child_process';
 import {
@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 
 import { Rng } from '@attune/engine';
 import { expect, test } from 'vitest';
@@ -47,9 +47,41 @@ log_every: 1
   return { recipe, folder };
 }
 
-const args = (recipe: string, run: string, ...more: string[]): string[] => [
+/** A distillation of an editor with a fresh LoRA on tiny random models, through both phases. */
+function makeDistillation(): { recipe: string; folder: string } {
+  const folder = mkdtempSync(join(tmpdir(), 'kill-'));
+  const fixtures = resolve('test/parity/fixtures');
+  const editor = `{ use: edit, from: ${fixtures}/compose/pocket/edit }`;
+  const backbone = `${fixtures}/unet/pocket`;
+  const view = `{ encoder_hidden_states: text.caption, edit.encoder_hidden_states: text.instruction, edit.image: source }`;
+  const recipe = join(folder, 'align.yaml');
+  writeFileSync(
+    recipe,
+    `distill:
+  student:
+    stack: { backbone: ${backbone}, adapters: [${editor}, { name: align, use: lora, rank: 2, train: true }] }
+    view: ${view}
+  teachers:
+    edit:
+      stack: { backbone: ${backbone}, adapters: [${editor}] }
+      view: ${view}
+      critic: { width: 8 }
+      sampling: { steps: 2 }
+  rollout: { steps: 2 }
+  phases: [{ until: 4 }, { until: 8, adversarial: true }]
+  batch: 2
+  lr: 0.001
+  ema: 0.9
+data: { use: pocket/edits, frames: one, length: 3 }
+checkpoint: { every: 1, keep: 2 }
+`,
+  );
+  return { recipe, folder };
+}
+
+const args = (command: string, recipe: string, run: string, ...more: string[]): string[] => [
   bin,
-  'train',
+  command,
   recipe,
   '--run',
   run,
@@ -79,47 +111,59 @@ const files = (folder: string): Map<string, Buffer> =>
       .map((path) => [path.slice(folder.length), readFileSync(path)]),
   );
 
-test('ten kills and resumes, byte for byte', async () => {
-  const { recipe, folder } = makeRecipe();
-  const whole = join(folder, 'whole');
-  const broken = join(folder, 'broken');
-  const began = performance.now();
-  expect(spawnSync(process.execPath, args(recipe, whole)).status).toBe(0);
-  const duration = performance.now() - began;
-  const rng = Rng.of(11);
-  let kills = 0;
-  let done = false;
-  for (let tries = 0; !done && tries < 60; tries++) {
-    const resume = existsSync(join(broken, 'recipe.yaml')) ? ['--resume'] : [];
-    // Somewhere between its first step and a few steps on; never a limit once ten kills are reached.
-    const delay = kills < 10 ? duration * (0.25 + 0.35 * rng.uniform()) : 120_000;
-    done = await runAndKill(args(recipe, broken, ...resume), delay);
-    if (!done) kills++;
-  }
-  expect(done).toBe(true);
-  expect(kills).toBeGreaterThanOrEqual(10);
-  expect(files(join(broken, 'best'))).toEqual(files(join(whole, 'best')));
-  expect(files(join(broken, 'checkpoints'))).toEqual(files(join(whole, 'checkpoints')));
-  expect(readFileSync(join(broken, 'log.jsonl'), 'utf8')).toBe(
-    readFileSync(join(whole, 'log.jsonl'), 'utf8'),
-  );
-}, 240_000);
+test.each([
+  ['train', makeRecipe],
+  ['distill', makeDistillation],
+] as const)(
+  '%s: ten kills and resumes, byte for byte',
+  async (command, make) => {
+    const { recipe, folder } = make();
+    const whole = join(folder, 'whole');
+    const broken = join(folder, 'broken');
+    const began = performance.now();
+    expect(spawnSync(process.execPath, args(command, recipe, whole)).status).toBe(0);
+    const duration = performance.now() - began;
+    const rng = Rng.of(11);
+    let kills = 0;
+    let done = false;
+    for (let tries = 0; !done && tries < 60; tries++) {
+      const resume = existsSync(join(broken, 'recipe.yaml')) ? ['--resume'] : [];
+      // Somewhere between its first step and a few steps on; never a limit once ten kills are reached.
+      const delay = kills < 10 ? duration * (0.25 + 0.35 * rng.uniform()) : 120_000;
+      done = await runAndKill(args(command, recipe, broken, ...resume), delay);
+      if (!done) kills++;
+    }
+    expect(done).toBe(true);
+    expect(kills).toBeGreaterThanOrEqual(10);
+    for (const part of ['best', 'checkpoints'])
+      expect(same(files(join(broken, part)), files(join(whole, part)))).toBe(true);
+    expect(readFileSync(join(broken, 'log.jsonl'), 'utf8')).toBe(
+      readFileSync(join(whole, 'log.jsonl'), 'utf8'),
+    );
+  },
+  400_000,
+);
+
+const same = (a: ReadonlyMap<string, Buffer>, b: ReadonlyMap<string, Buffer>): boolean =>
+  a.size === b.size && [...a].every(([name, bytes]) => b.get(name)?.equals(bytes) ?? false);
 
 test('a changed recipe, a run that exists and a locked run are refused', () => {
   const { recipe, folder } = makeRecipe();
   const run = join(folder, 'run');
   mkdirSync(run);
   cpSync(recipe, join(run, 'recipe.yaml'));
-  const again = spawnSync(process.execPath, args(recipe, run), { encoding: 'utf8' });
+  const again = spawnSync(process.execPath, args('train', recipe, run), { encoding: 'utf8' });
   expect(again.status).toBe(2);
   expect(again.stderr).toMatch(/exists: pass --resume/);
-  const changed = spawnSync(process.execPath, args(recipe, run, '--resume'), { encoding: 'utf8' });
+  const changed = spawnSync(process.execPath, args('train', recipe, run, '--resume'), {
+    encoding: 'utf8',
+  });
   expect(changed.status).toBe(2);
   expect(changed.stderr).toMatch(/The recipe differs/);
   const fresh = join(folder, 'locked');
   mkdirSync(fresh);
   writeFileSync(join(fresh, 'lock'), JSON.stringify({ pid: process.pid, host: hostOf() }));
-  const locked = spawnSync(process.execPath, args(recipe, fresh), { encoding: 'utf8' });
+  const locked = spawnSync(process.execPath, args('train', recipe, fresh), { encoding: 'utf8' });
   expect(locked.status).toBe(2);
   expect(locked.stderr).toMatch(/in use by process/);
 });

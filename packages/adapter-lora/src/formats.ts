@@ -142,7 +142,7 @@ export function alphas(
     if (!parsed.success) return rank;
     const { lora_alpha: all, alpha_pattern: patterns, use_rslora: stable } = parsed.data;
     const own = Object.entries(patterns ?? {}).find(([key]) =>
-      pattern(key, file.path).test(module),
+      modulePattern(key, file.path).test(module),
     );
     const alpha = own ? own[1] : all;
     return stable ? alpha * Math.sqrt(rank) : alpha;
@@ -158,7 +158,7 @@ function parseHeader(text: string, path: string): Record<string, unknown> {
 }
 
 /** PEFT's patterns are regular expressions over module names; ones that could take forever are refused. */
-function pattern(key: string, path: string): RegExp {
+function modulePattern(key: string, path: string): RegExp {
   const repeats = key.match(/[*+{]/g)?.length ?? 0;
   const nested = /\)[*+{]/.test(key);
   try {

@@ -1,4 +1,5 @@
 import { adapterKind, checkFile, definePlugin } from '@attune/core';
+import { z } from 'zod';
 
 import { VideoConfig } from './config.ts';
 import { video } from './video.ts';
@@ -6,6 +7,13 @@ import { video } from './video.ts';
 export { VideoConfig } from './config.ts';
 export { temporalTransformer } from './temporal.ts';
 export { video, type VideoOptions } from './video.ts';
+
+/** Options of a stack entry go over the file's config: only what is given, no defaults. */
+const Options = z.strictObject(
+  Object.fromEntries(
+    Object.entries(VideoConfig.shape).map(([key, field]) => [key, field.unwrap().optional()]),
+  ),
+);
 
 /** A motion module's own weight, not a LoRA on one. */
 const ownKey =
@@ -16,7 +24,7 @@ export default definePlugin({
   contributes: {
     adapters: {
       video: adapterKind({
-        options: VideoConfig.partial(),
+        options: Options,
         detect: ({ weights }) => {
           const names = [...weights.names()];
           const evidence = names.find((key) => ownKey.test(key));

@@ -1,3 +1,4 @@
+export { images } from './data/images.ts';
 export { default } from './plugin.ts';
 export {
   type BackgroundName,

@@ -17,7 +17,7 @@ import {
   Program,
   Weights,
 } from '@attune/engine';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 
 import { openSession } from '../session.ts';
 import { devices, printable } from './arguments.ts';
@@ -33,10 +33,20 @@ export const doctorCommand = (): Command =>
   new Command('doctor')
     .description('show versions, devices, optional packages and plugins')
     .option('--json', 'one JSON object on stdout')
+    .addOption(new Option('--try <device>', 'try one device only').choices(devices).hideHelp())
     .addHelpText('after', '\nExample:\n  $ attune doctor --json')
     .action(doctorAction);
 
-async function doctorAction({ json }: { json?: boolean }): Promise<void> {
+interface Options {
+  readonly json?: boolean;
+  readonly try?: Device;
+}
+
+async function doctorAction({ json, try: device }: Options): Promise<void> {
+  if (device) {
+    console.log(JSON.stringify(await tryDevice(device)));
+    return;
+  }
   const own = createRequire(import.meta.url);
   const engine = createRequire(own.resolve('@attune/engine/package.json'));
   const report = {
@@ -74,11 +84,26 @@ async function doctorAction({ json }: { json?: boolean }): Promise<void> {
 
 const gib = (bytes: number): number => Math.round((bytes / 2 ** 30) * 10) / 10;
 
-/** Runs one addition on every device. */
 async function checkDevices(): Promise<Record<Device, Presence>> {
   const found: [Device, Presence][] = [];
-  for (const device of devices) found.push([device, await tryDevice(device)]);
+  for (const device of devices)
+    found.push([device, device === 'cpu' ? await tryDevice(device) : tryApart(device)]);
   return Object.fromEntries(found) as Record<Device, Presence>;
+}
+
+/** A driver may write to stderr or take its process down, so each has one of its own. */
+function tryApart(device: Device): Presence {
+  const home = homes[device];
+  if (home && !home.includes(platform()))
+    return { ok: false, detail: `it exists on ${home.join(' and ')} only` };
+  const { stdout, status, signal } = spawnSync(
+    process.execPath,
+    [process.argv[1], 'doctor', '--try', device],
+    { encoding: 'utf8', timeout: 60_000, stdio: ['ignore', 'pipe', 'ignore'] },
+  );
+  const last = stdout.trim().split('\n').at(-1) ?? '';
+  if (last.startsWith('{')) return JSON.parse(last) as Presence;
+  return { ok: false, detail: `its driver ended the process (${signal ?? `exit ${status}`})` };
 }
 
 const homes: Readonly<Partial<Record<Device, readonly string[]>>> = {
@@ -87,10 +112,8 @@ const homes: Readonly<Partial<Record<Device, readonly string[]>>> = {
   coreml: ['darwin'],
 };
 
+/** Runs one addition on a device. */
 async function tryDevice(device: Device): Promise<Presence> {
-  const home = homes[device];
-  if (home && !home.includes(platform()))
-    return { ok: false, detail: `it exists on ${home.join(' and ')} only` };
   const runtime = new OrtRuntime({ device, threads: 1 });
   try {
     const x = input('x', [2]);

@@ -37,11 +37,12 @@ async function inspectAction(file: string, { base, json }: Options): Promise<voi
   if (verdict.verdict === 'refused')
     throw new AttuneError(
       'REFUSED',
-      printable(
-        `${file} is refused: ${verdict.reason ?? 'unknown'}. Way out: ${verdict.fix ?? 'none'}.`,
-      ),
+      printable(`${file} is refused: ${plain(verdict.reason)}. Way out: ${verdict.fix ?? 'none'}.`),
     );
 }
+
+/** Without the full stop that messages end with. */
+const plain = (reason: string | null): string => (reason ?? 'unknown').replace(/\.$/, '');
 
 function describe(verdict: Verdict, base: string | undefined): string[] {
   const { file, kind, dialect, algorithm, modules, ranks, alphas } = verdict;

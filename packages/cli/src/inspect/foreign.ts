@@ -12,27 +12,33 @@ const convert =
   'convert it to safetensors with a tool you trust (a pickle runs code when it is opened)';
 
 /** The first bytes of files that are no safetensors. */
-const magics: readonly (readonly [bytes: RegExp, foreign: Foreign])[] = [
+const magics: readonly (readonly [is: (head: string) => boolean, foreign: Foreign])[] = [
   [
-    /^PK\u0003\u0004/,
+    (head) => head.startsWith('PK\u0003\u0004'),
     {
       kind: 'pickle',
       reason: 'it is a zip archive, such as PyTorch writes pickles into',
       fix: convert,
     },
   ],
-  [/^\u0080[\u0001-\u0005]/, { kind: 'pickle', reason: 'it is a Python pickle', fix: convert }],
   [
-    /^version https:\/\/git-lfs/,
+    (head) => head[0] === '\u0080' && head.charCodeAt(1) <= 5,
+    { kind: 'pickle', reason: 'it is a Python pickle', fix: convert },
+  ],
+  [
+    (head) => head.startsWith('version https://git-lfs'),
     { kind: null, reason: 'it is a Git LFS pointer, not the file itself', fix: 'run git lfs pull' },
   ],
   [
-    /^\s*<(!doctype|html|\?xml)/i,
+    (head) => /^\s*<(!doctype|html|\?xml)/i.test(head),
     { kind: null, reason: 'it is a web page', fix: 'download the file itself, not its page' },
   ],
-  [/^GGUF/, { kind: 'gguf', reason: 'it is a GGUF file', fix: 'take the safetensors weights' }],
   [
-    /^\u0008[\u0001-\u000f]\u0012/,
+    (head) => head.startsWith('GGUF'),
+    { kind: 'gguf', reason: 'it is a GGUF file', fix: 'take the safetensors weights' },
+  ],
+  [
+    (head) => head[0] === '\b' && head[2] === '\u0012',
     { kind: 'onnx', reason: 'it looks like an ONNX model', fix: 'take the safetensors weights' },
   ],
 ];
@@ -45,7 +51,7 @@ export function recogniseFile(path: string): Foreign | undefined {
     const size = readSync(handle, head, 0, head.length, 0);
     if (size === 0) return { kind: null, reason: 'it is empty', fix: 'download or write it again' };
     const text = head.toString('latin1', 0, size);
-    const known = magics.find(([bytes]) => bytes.test(text));
+    const known = magics.find(([is]) => is(text));
     if (known) return known[1];
     if (/\.(ckpt|bin|pth?|pkl)$/i.test(path))
       return {

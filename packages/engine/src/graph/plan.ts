@@ -58,7 +58,9 @@ export function plan(
   const groupOf = grouping(alive, marks, segments);
 
   // Fixed values belong to no segment: whoever reads one computes it (or finds it precomputed).
+  // A further output of a node (`pick`) is made where the node is.
   const keyOf = (t: Tensor): number | undefined => {
+    if (t.op.name === 'pick') return keyOf(t.inputs[0]);
     if (isLeaf(t) || rate.get(t) === 'fixed') return undefined;
     return (split && rate.get(t) === 'clip' ? 0 : 2 ** 20) + groupOf(t);
   };

@@ -27,21 +27,18 @@ export function savedValues(
   for (const t of grads) if (!late.has(t) && !free(t)) read.add(t);
 
   const saved = new Set<Tensor>();
-  const roots = (t: Tensor, into: Set<Tensor>): Set<Tensor> => {
-    for (const x of t.inputs) {
-      if (free(x) || saved.has(x) || into.has(x)) continue;
-      if (x.op.cheap) roots(x, into);
-      else into.add(x);
-    }
-    return into;
+  /** The dear values, not kept so far, from which a cheap one follows. */
+  const roots = (t: Tensor): Tensor[] => {
+    const kept = { has: (x: Tensor) => x !== t && (!x.op.cheap || free(x) || saved.has(x)) };
+    return ancestors([t], kept).filter((x) => !x.op.cheap && !free(x) && !saved.has(x));
   };
   // Dear values first: they are kept anyway, and cheap ones may follow from them.
   const ordered = [...read].toSorted((a, b) => a.id - b.id);
   for (const t of ordered) if (!t.op.cheap) saved.add(t);
   for (const t of ordered) {
     if (!t.op.cheap) continue;
-    const extra = roots(t, new Set());
-    const room = [...extra].reduce((size, x) => size + x.size, 0);
+    const extra = roots(t);
+    const room = extra.reduce((size, x) => size + x.size, 0);
     if (room <= t.size) for (const x of extra) saved.add(x);
     else saved.add(t);
   }

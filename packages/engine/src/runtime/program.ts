@@ -354,7 +354,7 @@ export class Sweep {
     if (!tape.kept && !(fuse && here.length === 1))
       await this.#run(rate, { ...tape, values }, !fuse);
     const mine = new Set<Tensor>([
-      ...here.flatMap(({ segment }) => segment.outputs),
+      ...here.flatMap(({ segment }) => segment.outputs.filter((t) => !isLeaf(t))),
       ...(rate === 'step'
         ? this.#targets.filter((t) => isInput(t) && t.attrs.rate === 'step')
         : []),

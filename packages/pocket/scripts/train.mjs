@@ -1,0 +1,80 @@
+// Repeats a stage of pocket's training, or all of them: node packages/pocket/scripts/train.mjs [stage]
+// A stage is a recipe; it ends with its weights in models/, its log and resolved recipe in stages/.
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+import { loadModel, ModelRunner } from '@attune/core';
+import { OrtRuntime, Rng } from '@attune/engine';
+import { images } from '@attune/pocket';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const pocket = join(here, '..');
+const root = join(pocket, '..', '..');
+const models = join(pocket, 'models');
+
+/** In order; each may need the ones before it. `install: false` leaves the weights in the run. */
+const stages = [
+  { name: 'vae-1', install: false },
+  { name: 'vae-2', after: setLatentScale },
+  { name: 'backbone-1' },
+];
+
+/** Writes 1 / deviation of the latents over 512 frames into the autoencoder's config. */
+async function setLatentScale() {
+  const model = await loadModel(models);
+  const runner = new ModelRunner(
+    { ...model, latents: { ...model.latents, scale: 1 } },
+    new OrtRuntime(),
+  );
+  const { data, shape } = (
+    await images().batch(
+      Array.from({ length: 512 }, (_, i) => i),
+      Rng.of(77),
+    )
+  ).pixels;
+  let [sum, square, count] = [0, 0, 0];
+  for (let i = 0; i < 512; i += 32) {
+    const size = data.length / 512;
+    const pixels = {
+      dtype: 'f32',
+      shape: [32, ...shape.slice(1)],
+      data: data.subarray(i * size, (i + 32) * size),
+    };
+    for (const value of (await runner.encodeImages(pixels)).data) {
+      sum += value;
+      square += value * value;
+      count++;
+    }
+  }
+  await runner.release();
+  const deviation = Math.sqrt(square / count - (sum / count) ** 2);
+  const file = join(models, 'vae', 'config.json');
+  const config = JSON.parse(readFileSync(file, 'utf8'));
+  config.scaling_factor = Number((1 / deviation).toPrecision(4));
+  writeFileSync(file, `${JSON.stringify(config, null, 2)}\n`);
+  console.log(`latents: mean ${(sum / count).toFixed(4)}, deviation ${deviation.toFixed(4)}`);
+}
+
+async function runStage({ name, install = true, after }) {
+  const run = join(root, 'runs', name);
+  const recipe = join(pocket, 'recipes', `${name}.yaml`);
+  const resume = existsSync(join(run, 'recipe.yaml')) ? ['--resume'] : [];
+  const args = [join(root, 'packages/cli/bin/attune.js'), 'train', recipe, '--run', run, ...resume];
+  const { status } = spawnSync(process.execPath, args, { stdio: 'inherit' });
+  if (status !== 0) process.exit(status ?? 1);
+  const stage = join(pocket, 'stages', name);
+  mkdirSync(stage, { recursive: true });
+  for (const file of ['log.jsonl', 'recipe.yaml']) cpSync(join(run, file), join(stage, file));
+  if (install) cpSync(join(run, 'best'), models, { recursive: true });
+  await after?.();
+}
+
+const [wanted] = process.argv.slice(2);
+const chosen = wanted ? stages.filter(({ name }) => name === wanted) : stages;
+if (chosen.length === 0) {
+  console.error(`no stage "${wanted}"; stages: ${stages.map(({ name }) => name).join(', ')}`);
+  process.exit(2);
+}
+for (const stage of chosen) await runStage(stage);
