@@ -41,11 +41,8 @@ function probe(model: string, file: string, ...options: readonly string[]) {
   const seeded = !options.includes('text-encoder');
   if (seeded) writeSafetensors(vjp, cotangents);
   const wish = seeded && !/io\.encode/.test(file) ? ['--vjp', vjp] : [];
-  const { status, stderr } = attune(
-    ...['probe', model, '--inputs', inputs, '--out', out, '--threads', '1'],
-    ...wish,
-    ...options,
-  );
+  const places = ['--inputs', inputs, '--out', out, '--threads', '1'];
+  const { status, stderr } = attune('probe', model, ...places, ...wish, ...options);
   expect(stderr).not.toMatch(/attune:/);
   expect(status).toBe(0);
   const got = openSafetensors(out);
@@ -118,9 +115,10 @@ describe('one part, once', () => {
 
   test('text encoder, also by its own folder', () => {
     const folder = `${fixtures}/clip/quick`;
-    probe(folder, `${folder}/io.safetensors`, '--part', 'text-encoder');
-    const wrapped = `${folder}/text_encoder_wrapped`;
-    probe(wrapped, `${folder}/io.safetensors`, '--part', 'text-encoder');
+    for (const model of [folder, `${folder}/text_encoder_wrapped`]) {
+      const { gradients } = probe(model, `${folder}/io.safetensors`, '--part', 'text-encoder');
+      expect(gradients).toBe(0); // nothing trains
+    }
   }, 60_000);
 
   test('the backbone’s own parameters, where they train', () => {
@@ -185,13 +183,14 @@ describe('stacks', () => {
   );
 });
 
+const embeds = (seed: number) =>
+  f32(
+    Array.from({ length: 5 * 24 }, (_, i) => Math.sin(seed + i)),
+    [1, 5, 24],
+  );
+
 describe('sampling and wrong use', () => {
   const model = `${fixtures}/unet/pocket`;
-  const embeds = (seed: number) =>
-    f32(
-      Array.from({ length: 5 * 24 }, (_, i) => Math.sin(seed + i)),
-      [1, 5, 24],
-    );
   const latents = f32(
     Array.from({ length: 4 * 64 }, (_, i) => Math.cos(7 * i)),
     [1, 4, 8, 8],
@@ -205,11 +204,9 @@ describe('sampling and wrong use', () => {
       prompt_embeds: embeds(1),
       negative_prompt_embeds: embeds(2),
     });
+    const common = ['--sample', 'ddim', '--steps', '3', '--threads', '1', '--inputs', at('in')];
     const run = (out: string, guidance: string) =>
-      attune(
-        ...['probe', model, '--inputs', at('in'), '--out', at(out), '--sample', 'ddim'],
-        ...['--steps', '3', '--guidance', guidance, '--threads', '1'],
-      );
+      attune('probe', model, ...common, '--out', at(out), '--guidance', guidance);
     expect(run('one', '1').status).toBe(0);
     expect(run('two', '4').status).toBe(0);
     const [one, two] = ['one', 'two'].map((name) => openSafetensors(at(name)).read('latents'));
@@ -256,10 +253,9 @@ describe('sampling and wrong use', () => {
   ])('%s: exit 2, one message, nothing written', (_, tensors, options, message) => {
     const folder = fresh();
     writeSafetensors(join(folder, 'in.safetensors'), tensors);
-    const { status, stderr } = attune(
-      ...['probe', model, '--inputs', join(folder, 'in.safetensors')],
-      ...['--out', join(folder, 'out.safetensors'), '--threads', '1', ...options],
-    );
+    const [inputs, out] = ['in', 'out'].map((n) => join(folder, `${n}.safetensors`));
+    const places = ['--inputs', inputs, '--out', out, '--threads', '1'];
+    const { status, stderr } = attune('probe', model, ...places, ...options);
     expect(status).toBe(2);
     expect(stderr).toMatch(message);
     expect(stderr).not.toMatch(/\n\s+at /);

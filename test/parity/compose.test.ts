@@ -34,17 +34,17 @@ function build(
   const feeds = { ...standingFeeds(model, program), ...own };
   const trained = trainableInputs(model, program);
   const wrt = [...new Set([...trained, ...program.inputs.keys()])].filter((name) =>
-    io.has(fixtureName(name)),
+    io.has(fixtureName(model, name)),
   );
   return { program, feeds, wrt, ids, times: timesteps ? [...timesteps.data].map(Number) : [] };
 }
 
 /** The largest error over gradients that the fixture knows, and how many it knows. */
-function compare(grads: Readonly<Record<string, NDArray>>, io: Case['io']) {
+function compare(grads: Readonly<Record<string, NDArray>>, { model, io }: Case) {
   let error = 0;
   let count = 0;
   for (const [name, got] of Object.entries(grads)) {
-    const want = io.get(fixtureName(name));
+    const want = io.get(fixtureName(model, name));
     if (!want) continue;
     count++;
     error = Math.max(error, relativeError(got, want));
@@ -69,7 +69,7 @@ describe.each([
     const cotangents = { sample: opened.io.get('cot.sample')! };
     const { outputs, grads } = await program.sweep(wrt).run(feeds, cotangents);
     expect(relativeError(outputs.sample, opened.io.get('out.sample')!)).toBeLessThan(forwardLimit);
-    const { error, count } = compare(grads, opened.io);
+    const { error, count } = compare(grads, opened);
     expect(error).toBeLessThan(gradientLimit);
     expect(count).toBe(gradientsIn(opened.io));
     await program.release();
@@ -116,7 +116,7 @@ describe('three DDIM steps through the whole stack', () => {
       expect(relativeError(result.latents, opened.io.get('out.latents')!)).toBeLessThan(
         forwardLimit,
       );
-      const { error, count } = compare(result.grads, opened.io);
+      const { error, count } = compare(result.grads, opened);
       expect(error).toBeLessThan(gradientLimit);
       expect(count).toBe(gradientsIn(opened.io));
       first ??= result;
@@ -150,7 +150,7 @@ describe('three DDIM steps through the whole stack', () => {
       last_hidden_state: grads.encoder_hidden_states,
     });
     expect(relativeError(latents, io.get('out.latents')!)).toBeLessThan(forwardLimit);
-    const { error, count } = compare({ ...grads, ...ofText }, io);
+    const { error, count } = compare({ ...grads, ...ofText }, opened);
     expect(error).toBeLessThan(gradientLimit);
     expect(count).toBe(gradientsIn(io));
     await encoder.release();

@@ -5,6 +5,7 @@ import { lora, readLora } from '@attune/adapter-lora';
 import { video, VideoConfig } from '@attune/adapter-video';
 import {
   type Adapter,
+  checkpointKey,
   compose,
   inventory,
   loadModel,
@@ -52,8 +53,8 @@ export function loraFrom(path: string, name: string, model: Model, strength = 1)
   const addresses = [...inventory(model, nominalDims).sites].flatMap((site) =>
     site.startsWith('layer:') ? [site.slice(6)] : [],
   );
-  const { weights, modules } = readLora(readAdapterFile(path), new Set(addresses));
-  return lora({ name, weights, modules, train: true, strength });
+  const { weights, modules, fileKey } = readLora(readAdapterFile(path), new Set(addresses));
+  return lora({ name, weights, modules, fileKey, train: true, strength });
 }
 
 /** A clip [B, C, F, H, W] as rows [B·F, C, H, W]; i64 times as f32; anything else as it is. */
@@ -86,6 +87,6 @@ const floats = ({ shape, data }: NDArray): F32Array => ({
   data: Float32Array.from(data as Float32Array, Number),
 });
 
-/** The fixture's name of a gradient: its `sway` LoRA spells the motion modules as a UNet's. */
-export const fixtureName = (name: string): string =>
-  `grad.${name.replace(/^sway\.video\./, 'sway.unet.').replace('.text_encoder.text_model.', '.text_encoder.')}`;
+/** The fixture's name of a gradient: a parameter is spelled as in its adapter's file. */
+export const fixtureName = ({ adapters }: Model, name: string): string =>
+  `grad.${checkpointKey(adapters, name)}`;

@@ -93,12 +93,6 @@ export { type Compiled, ModelRunner } from './sample/runner.ts';
 export { sample, type SampleRequest } from './sample/sample.ts';
 export { adamw, clipByGlobalNormInPlace, type OptimState } from './train/optim.ts';
 export { emaUpdate } from './train/rates.ts';
-export {
-  type Checkpoint,
-  latestCheckpoint,
-  loadCheckpoint,
-  pruneCheckpoints,
-  saveCheckpoint,
-} from './train/checkpoint.ts';
+export type { Checkpoint } from './train/checkpoint.ts';
+export { CheckpointPlan, drive, type Outcome, type RunRequest } from './train/drive.ts';
 export { exportTrained } from './train/export.ts';
-export { RunFolder } from './train/folder.ts';

@@ -1,6 +1,6 @@
 /** Reverse-mode differentiation: one sweep that distrusts the rules it calls. */
 
-import { AttuneError } from './errors.ts';
+import { AttuneError, badArgument } from './errors.ts';
 import { sameShape } from './graph/shape.ts';
 import { ancestors, Tensor } from './graph/tensor.ts';
 import { add } from './ops/elementwise.ts';
@@ -14,6 +14,12 @@ export function grad(
   cotangents: readonly Tensor[],
   xs: readonly Tensor[],
 ): (Tensor | null)[] {
+  if (ys.length !== cotangents.length)
+    throw badArgument(
+      'grad',
+      `${ys.length} values and ${cotangents.length} cotangents`,
+      'give one each',
+    );
   const targets = new Set(xs);
   const leads = new Set<Tensor>(xs); // tensors on a path from some x
   const order = ancestors(ys, targets);

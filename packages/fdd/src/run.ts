@@ -1,21 +1,18 @@
-/** A distillation recipe as a run in a folder: stacks opened, checkpoints, the aligned adapter at the end. */
-
-import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+/** A distillation recipe as a run in a folder: stacks opened, the aligned adapter at the end. */
 
 import {
+  type Checkpoint,
+  CheckpointPlan,
   checkFile,
+  drive,
   exportTrained,
-  latestCheckpoint,
-  loadCheckpoint,
   materialize,
   type Model,
   nominalDims,
   openStack,
+  type Outcome,
   type PluginLoader,
-  pruneCheckpoints,
-  RunFolder,
-  saveCheckpoint,
+  type RunRequest,
   type StackFile,
 } from '@attune/core';
 import { type NDArray, Rng, type Runtime } from '@attune/engine';
@@ -29,32 +26,22 @@ export const DistillRecipe = z.strictObject({
   distill: DistillConfig,
   /** What the student generates for: a plugin's data source with prompts. */
   data: z.looseObject({ use: z.string() }),
-  checkpoint: z
-    .strictObject({
-      every: z.int().positive().default(50),
-      keep: z.int().positive().default(2),
-    })
-    .prefault({}),
+  checkpoint: CheckpointPlan.prefault({}),
 });
 export type DistillRecipe = z.infer<typeof DistillRecipe>;
 
-export interface DistillRunOptions {
+export interface DistillRunOptions extends RunRequest<DistillReport> {
   readonly loader: PluginLoader;
   readonly runtime: Runtime;
   /** Paths in the recipe are relative to this folder. */
   readonly folder: string;
-  readonly run: string;
-  readonly resume?: boolean;
-  /** Stops after the step in which it fires; a checkpoint is written first. */
-  readonly signal?: AbortSignal;
-  readonly onStep?: (report: DistillReport) => void;
 }
 
 /** Runs a recipe to its end or until the signal. */
 export async function runDistillation(
   recipe: DistillRecipe,
-  { loader, runtime, folder, run, resume = false, signal, onStep }: DistillRunOptions,
-): Promise<{ step: number; complete: boolean; path: string }> {
+  { loader, runtime, folder, ...request }: DistillRunOptions,
+): Promise<Outcome<DistillState>> {
   const config = recipe.distill;
   const open = async (stack: StackFile): Promise<Model> =>
     materialize(await openStack(stack, folder, loader), { dims: nominalDims, seed: config.seed });
@@ -65,52 +52,21 @@ export async function runDistillation(
   const { use, ...options } = recipe.data;
   const kind = await loader.get('data', use);
   const data = await kind.create(checkFile(kind.options, options, 'data'), student);
-  const text = stringify(recipe);
-  const place = RunFolder.open(run, text, { resume });
-  try {
-    const newest = resume ? latestCheckpoint(place.checkpoints) : undefined;
-    const from = newest ? unpack(loadCheckpoint(newest)) : undefined;
-    place.rewindLog(from?.step ?? 0);
-    const rng = Rng.of(config.seed);
-    const last = config.phases[config.phases.length - 1].until;
-    let state = from;
-    let saved = from?.step;
-    const save = (now: DistillState) => {
-      saveCheckpoint(place.checkpoints, pack(now));
-      pruneCheckpoints(place.checkpoints, recipe.checkpoint.keep);
-      saved = now.step;
-    };
-    for await (const turn of distill({ student, teachers, data, config, runtime, rng }, from)) {
-      ({ state } = turn);
-      place.log({ ...turn.report });
-      onStep?.(turn.report);
-      if (state.step % recipe.checkpoint.every === 0 || signal?.aborted) save(state);
-      if (signal?.aborted) break;
-    }
-    if (state && saved !== state.step) save(state);
-    const step = state?.step ?? 0;
-    const complete = step >= last;
-    if (state && complete) {
-      const trained = state.ema ?? state.params;
-      place.replace('best', (staging) => {
-        exportTrained(student, trained, staging, {
-          source: folder,
-          metadata: {
-            'attune.recipe': sha256(text),
-            'attune.log': sha256(readFileSync(place.logFile, 'utf8')),
-            'attune.seed': String(config.seed),
-            'attune.step': String(step),
-          },
-        });
-      });
-    }
-    return { step, complete, path: place.path };
-  } finally {
-    place.close();
-  }
+  const rng = Rng.of(config.seed);
+  return drive<DistillState, DistillReport>({
+    ...request,
+    recipe: stringify(recipe),
+    checkpoint: recipe.checkpoint,
+    total: config.phases[config.phases.length - 1].until,
+    seed: config.seed,
+    iterate: (from) => distill({ student, teachers, data, config, runtime, rng }, from),
+    pack,
+    unpack,
+    line: (report) => ({ ...report }),
+    finish: (state, target, metadata) =>
+      exportTrained(student, state.ema ?? state.params, target, { source: folder, metadata }),
+  });
 }
-
-const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 
 type Named = Readonly<Record<string, Float32Array>>;
 
@@ -123,7 +79,7 @@ const arrays = (named: Named): Record<string, NDArray> =>
   );
 
 /** A state as a checkpoint: one file per set of arrays, counters in the JSON. */
-function pack(state: DistillState) {
+function pack(state: DistillState): Checkpoint {
   const critics = Object.entries(state.critics);
   return {
     step: state.step,
@@ -147,7 +103,7 @@ function pack(state: DistillState) {
   };
 }
 
-function unpack({ step, arrays: files, state }: ReturnType<typeof loadCheckpoint>): DistillState {
+function unpack({ step, arrays: files, state }: Checkpoint): DistillState {
   const { updates, critics } = state as { updates: number; critics: Record<string, number> };
   const named = (file: string): Record<string, Float32Array> =>
     Object.fromEntries(

@@ -22,6 +22,16 @@ export const positive = (text: string): number => {
   return value;
 };
 
+/** A text file; one that cannot be read is an error that says why. */
+export function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new AttuneError('MISSING_FILE', `${path} cannot be read: ${reason}.`);
+  }
+}
+
 /** A stack and the folder its paths are relative to. */
 export interface StackArgument {
   readonly stack: StackFile;

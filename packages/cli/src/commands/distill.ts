@@ -1,6 +1,5 @@
 /** attune distill: align a stack by a distillation recipe. */
 
-import { readFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 
 import { parseYaml } from '@attune/core';
@@ -10,6 +9,7 @@ import { Command } from 'commander';
 
 import { pace, untilInterrupted } from '../interrupt.ts';
 import { openSession } from '../session.ts';
+import { readText } from './arguments.ts';
 
 interface Options {
   readonly run?: string;
@@ -42,7 +42,7 @@ async function distillAction(file: string, options: Options): Promise<void> {
   const rate = pace(total);
   try {
     const {
-      step,
+      state,
       complete,
       path: run,
     } = await untilInterrupted((signal) =>
@@ -66,19 +66,10 @@ async function distillAction(file: string, options: Options): Promise<void> {
         },
       }),
     );
-    if (options.json) console.log(JSON.stringify({ run, step, complete }));
+    if (options.json) console.log(JSON.stringify({ run, step: state.step, complete }));
     if (!complete)
-      throw new AttuneError('INTERRUPTED', `stopped at step ${step}; continue with --resume`);
+      throw new AttuneError('INTERRUPTED', `stopped at step ${state.step}; continue with --resume`);
   } finally {
     await runtime.release();
-  }
-}
-
-function readText(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new AttuneError('MISSING_FILE', `${path} cannot be read: ${reason}.`);
   }
 }

@@ -1,6 +1,5 @@
 /** attune train: run a training recipe. */
 
-import { readFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 
 import { parseYaml, runTraining, TrainRecipe } from '@attune/core';
@@ -9,6 +8,7 @@ import { Command } from 'commander';
 
 import { pace, untilInterrupted } from '../interrupt.ts';
 import { openSession } from '../session.ts';
+import { readText } from './arguments.ts';
 
 interface Options {
   readonly run?: string;
@@ -60,14 +60,5 @@ async function trainAction(file: string, options: Options): Promise<void> {
       throw new AttuneError('INTERRUPTED', `stopped at step ${state.step}; continue with --resume`);
   } finally {
     await runtime.release();
-  }
-}
-
-function readText(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new AttuneError('MISSING_FILE', `${path} cannot be read: ${reason}.`);
   }
 }

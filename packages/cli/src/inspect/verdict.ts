@@ -180,9 +180,15 @@ async function detect(
   { loader }: InspectContext,
 ): Promise<Detected | undefined> {
   for (const id of loader.ids('adapters')) {
-    const kind = await loader.get('adapters', id);
-    const detection = kind.detect?.(file);
-    if (detection) return { id, kind, detection };
+    try {
+      const kind = await loader.get('adapters', id);
+      const detection = kind.detect?.(file);
+      if (detection) return { id, kind, detection };
+    } catch (error) {
+      // One broken plugin must not hide what the others know.
+      const reason = error instanceof Error ? error.message : String(error);
+      process.stderr.write(`warning: the adapter kind ${id} was not asked: ${reason}\n`);
+    }
   }
   return undefined;
 }

@@ -23,7 +23,7 @@ export function exportTrained(
   trained: Params,
   folder: string,
   { source, metadata }: { source: string; metadata: Readonly<Record<string, string>> },
-): string[] {
+): void {
   const trains = trainability(model);
   const { params } = inventory(model, nominalDims);
   const groups = new Map<string, Record<string, NDArray>>();
@@ -40,11 +40,11 @@ export function exportTrained(
   }
   mkdirSync(folder, { recursive: true });
   const adapters = new Set(model.adapters.map(({ name }) => name));
-  return [...groups].map(([group, named]) => {
+  for (const [group, named] of groups) {
     if (adapters.has(group)) {
       const file = join(folder, `${group}.safetensors`);
       writeSafetensors(file, named, metadata);
-      return file;
+      continue;
     }
     const part = join(folder, group);
     mkdirSync(part, { recursive: true });
@@ -52,8 +52,7 @@ export function exportTrained(
     if (existsSync(config)) cpSync(config, join(part, 'config.json'));
     const file = join(part, fileOf(group));
     writeSafetensors(file, named, { format: 'pt', ...metadata });
-    return file;
-  });
+  }
 }
 
 const groupOf = (name: string): string => name.slice(0, name.indexOf('.'));

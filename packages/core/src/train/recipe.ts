@@ -3,6 +3,7 @@
 import { z } from 'zod';
 
 import { StackFile } from '../stack/schema.ts';
+import { CheckpointPlan } from './drive.ts';
 import { TrainConfig } from './run.ts';
 
 /** An id of a plugin's contribution with its options. */
@@ -16,12 +17,7 @@ export const TrainRecipe = z.strictObject({
   objective: Use,
   data: Use,
   train: TrainConfig,
-  checkpoint: z
-    .strictObject({
-      every: z.int().positive().default(250),
-      keep: z.int().positive().default(2),
-    })
-    .prefault({}),
+  checkpoint: CheckpointPlan.prefault({}),
   /** Steps per line of the log. */
   log_every: z.int().positive().default(10),
 });

@@ -1,5 +1,6 @@
 /** An op is one entry: its shape rule, its ONNX emission and its vector-Jacobian product. */
 
+import { AttuneError } from '../errors.ts';
 import type { DType, NDArray } from '../runtime/array.ts';
 import type { Shape } from './shape.ts';
 import { Tensor } from './tensor.ts';
@@ -61,4 +62,15 @@ export function defineOp<A = null>(name: string, rule: OpRule<A>): OpBuilder<A> 
     const typed = 'shape' in result ? result : { shape: result, dtype: inputs[0]?.dtype ?? 'f32' };
     return new Tensor<A>(op, inputs, attrs, typed.shape, typed.dtype);
   };
+}
+
+/** The one element type of some operands. */
+export function commonType(op: string, [first, ...rest]: readonly Tensor[]): DType {
+  const other = rest.find((x) => x.dtype !== first.dtype);
+  if (!other) return first.dtype;
+  throw new AttuneError(
+    'TYPE_MISMATCH',
+    `${op}: ${first.dtype} and ${other.dtype} do not mix; cast one of them.`,
+    { op, a: first.dtype, b: other.dtype },
+  );
 }

@@ -3,7 +3,7 @@
 import { shapeMismatch } from '../errors.ts';
 import { isFrozen } from '../graph/leaf.ts';
 import { defineOp, type Emitter, type Value } from '../graph/op.ts';
-import type { Shape } from '../graph/shape.ts';
+import { sameShape, type Shape } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import { flipKernel, sum } from './structural.ts';
 
@@ -17,15 +17,15 @@ const span = (x: number, k: number, before: number, after: number, stride: numbe
   Math.floor((x + before + after - k) / stride) + 1;
 
 const conv2dOp = defineOp<ConvAttrs>('conv2d', {
-  shape: ([x, w], { stride, pads }) => {
+  shape: ([x, w, b], { stride, pads }) => {
     if (x.rank !== 4 || w.rank !== 4 || x.dim(1) !== w.dim(1))
       throw shapeMismatch('conv2d', x.shape, w.shape, 'do not convolve');
-    return [
-      x.dim(0),
-      w.dim(0),
-      span(x.dim(2), w.dim(2), pads[0], pads[2], stride),
-      span(x.dim(3), w.dim(3), pads[1], pads[3], stride),
-    ];
+    if (b && !sameShape(b.shape, [w.dim(0)]))
+      throw shapeMismatch('conv2d', w.shape, b.shape, 'do not add');
+    const height = span(x.dim(2), w.dim(2), pads[0], pads[2], stride);
+    const width = span(x.dim(3), w.dim(3), pads[1], pads[3], stride);
+    if (height < 1 || width < 1) throw shapeMismatch('conv2d', x.shape, w.shape, 'leave no pixel');
+    return [x.dim(0), w.dim(0), height, width];
   },
   onnx: (emit, inputs, { attrs, inputs: [, w] }) =>
     emit.node('Conv', inputs, {

@@ -1,7 +1,8 @@
 /** Element-wise ops, with broadcasting. A plain number stands for a scalar. */
 
+import { badArgument } from '../errors.ts';
 import { literal, scalar } from '../graph/leaf.ts';
-import { defineOp, type Emitter, type Value } from '../graph/op.ts';
+import { commonType, defineOp, type Emitter, type Value } from '../graph/op.ts';
 import { broadcast } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import { sumTo } from './structural.ts';
@@ -40,10 +41,13 @@ function binary(
   rule: Rule2 | null,
 ): (a: Operand, b: Operand) => Tensor {
   const build = defineOp(name, {
-    shape: ([a, b]) => ({
-      shape: broadcast(name, a.shape, b.shape),
-      dtype: comparisons.has(onnx) ? 'bool' : a.dtype,
-    }),
+    shape: ([a, b]) => {
+      const dtype = commonType(name, [a, b]);
+      return {
+        shape: broadcast(name, a.shape, b.shape),
+        dtype: comparisons.has(onnx) ? 'bool' : dtype,
+      };
+    },
     onnx: (emit, inputs) => emit.node(onnx, inputs),
     vjp:
       rule &&
@@ -142,10 +146,13 @@ export const clamp = (x: Tensor, low: number, high: number): Tensor =>
   minimum(maximum(x, low), high);
 
 const whereOp = defineOp('where', {
-  shape: ([test, a, b]) => ({
-    shape: broadcast('where', broadcast('where', test.shape, a.shape), b.shape),
-    dtype: a.dtype,
-  }),
+  shape: ([test, a, b]) => {
+    if (test.dtype !== 'bool') throw badArgument('where', `${test.dtype} is no bool`, 'compare');
+    return {
+      shape: broadcast('where', broadcast('where', test.shape, a.shape), b.shape),
+      dtype: commonType('where', [a, b]),
+    };
+  },
   onnx: (emit, inputs) => emit.node('Where', inputs),
   vjp: (dy, [test, a, b]) => [
     null,

@@ -31,9 +31,11 @@ interface GemmAttrs {
 
 const gemmOp = defineOp<GemmAttrs>('gemm', {
   shape: ([a, b, c], { transA, transB }) => {
+    if (a.rank !== 2 || b.rank !== 2)
+      throw shapeMismatch('gemm', a.shape, b.shape, 'do not multiply');
     const [m, k] = transA ? [a.dim(1), a.dim(0)] : [a.dim(0), a.dim(1)];
     const [inner, n] = transB ? [b.dim(1), b.dim(0)] : [b.dim(0), b.dim(1)];
-    if (a.rank !== 2 || b.rank !== 2 || k !== inner)
+    if (k !== inner)
       throw shapeMismatch(
         'gemm',
         a.shape,

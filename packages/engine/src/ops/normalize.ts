@@ -93,11 +93,12 @@ export const logSumExp = (x: Tensor, axis = -1): Tensor =>
   logSumExpOp([x], { axis: axisOf('logSumExp', axis, x.shape) });
 
 const attendOp = defineOp<{ scale: number }>('attend', {
-  shape: ([, , v, p]) => [
-    ...broadcast('attention', p.shape.slice(0, -2), v.shape.slice(0, -2)),
-    p.dim(-2),
-    v.dim(-1),
-  ],
+  shape: ([, , v, p]) => {
+    if (p.dim(-1) !== v.dim(-2))
+      throw shapeMismatch('attention', p.shape, v.shape, 'do not multiply');
+    const lead = broadcast('attention', p.shape.slice(0, -2), v.shape.slice(0, -2));
+    return [...lead, p.dim(-2), v.dim(-1)];
+  },
   onnx: (emit, [, , v, p]) => emit.node('MatMul', [p, v]),
   vjp: (dy, [q, k, v, p], y) => {
     // rowsum(P ∘ dP) = rowsum(O ∘ dO): the sum over keys becomes one over channels.

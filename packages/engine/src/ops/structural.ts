@@ -3,9 +3,9 @@
  * `sum` and `expand`, `slice` and `pad`, `gather` and `scatterAdd` are each other's adjoints.
  */
 
-import { AttuneError, shapeMismatch } from '../errors.ts';
+import { AttuneError, badArgument, shapeMismatch } from '../errors.ts';
 import { constant } from '../graph/leaf.ts';
-import { defineOp } from '../graph/op.ts';
+import { commonType, defineOp } from '../graph/op.ts';
 import { axisOf, broadcast, resolveShape, sameShape, type Shape } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import type { DType } from '../runtime/array.ts';
@@ -172,6 +172,7 @@ export function pad(x: Tensor, axis: number, before: number, after: number): Ten
 const concatOp = defineOp<{ axis: number }>('concat', {
   shape: (xs, { axis }) => {
     const [first, ...rest] = xs;
+    commonType(`concat on axis ${axis}`, xs);
     for (const x of rest)
       if (x.rank !== first.rank || x.shape.some((dim, i) => i !== axis && dim !== first.shape[i]))
         throw shapeMismatch(`concat on axis ${axis}`, first.shape, x.shape, 'differ elsewhere');
@@ -193,6 +194,8 @@ export function concat(xs: readonly Tensor[], axis: number): Tensor {
 
 /** Cuts one axis into parts of the given lengths. */
 export function split(x: Tensor, lengths: readonly number[], axis: number): Tensor[] {
+  if (lengths.reduce((a, b) => a + b, 0) !== x.dim(axis))
+    throw shapeMismatch('split', lengths, [x.dim(axis)], 'have different sums');
   let start = 0;
   return lengths.map((length) => slice(x, axis, start, (start += length)));
 }
@@ -223,7 +226,11 @@ export const cast = (x: Tensor, dtype: DType): Tensor =>
   x.dtype === dtype ? x : castOp([x], { dtype });
 
 const gatherOp = defineOp('gather', {
-  shape: ([table, ids]) => ({ shape: [...ids.shape, ...table.shape.slice(1)], dtype: table.dtype }),
+  shape: ([table, ids]) => {
+    if (ids.dtype !== 'i64' && ids.dtype !== 'i32')
+      throw badArgument('gather', `ids are ${ids.dtype}, not integers`, 'cast them to i64');
+    return { shape: [...ids.shape, ...table.shape.slice(1)], dtype: table.dtype };
+  },
   onnx: (emit, inputs) => emit.node('Gather', inputs, { axis: 0 }),
   vjp: (dy, [table, ids]) => [scatterAdd(ids, dy, table.shape[0]), null],
 });
@@ -234,7 +241,8 @@ export const gather = (table: Tensor, ids: Tensor): Tensor => gatherOp([table, i
 const scatterAddOp = defineOp<{ rows: number }>('scatterAdd', {
   shape: ([ids, x], { rows }) => ({ shape: [rows, ...x.shape.slice(ids.rank)], dtype: x.dtype }),
   onnx: (emit, [ids, x], node) => {
-    const index = emit.node('Unsqueeze', [ids, emit.ints([-1])]);
+    const wide = emit.node('Cast', [ids], { to: onnxType.i64 });
+    const index = emit.node('Unsqueeze', [wide, emit.ints([-1])]);
     const zero = emit.node('Expand', [emit.scalar(0), emit.ints(node.shape)]);
     return emit.node('ScatterND', [zero, index, x], { reduction: 'add' });
   },

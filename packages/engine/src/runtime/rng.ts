@@ -107,7 +107,7 @@ export class Rng {
 }
 
 /** Ten Philox rounds of the counter (c0..c3) under the key (k0, k1). */
-function philox(
+export function philox(
   k0: number,
   k1: number,
   c0: number,
