@@ -122,6 +122,9 @@ describe('what can be loaded', () => {
   });
 });
 
+const holding = (...names: readonly string[]): Uint8Array =>
+  encodeSafetensors(Object.fromEntries(names.map((name) => [name, f32([1], [1])])));
+
 describe('what cannot, and why', () => {
   test('against a model: unmatched, misshaped, and without effect', () => {
     const file = changed((tensors) => {
@@ -176,8 +179,6 @@ describe('what cannot, and why', () => {
     writeFileSync(file, content);
     return file;
   };
-  const holding = (...names: readonly string[]): Uint8Array =>
-    encodeSafetensors(Object.fromEntries(names.map((name) => [name, f32([1], [1])])));
 
   test.each<[string, string, string, RegExp]>([
     ['a torch zip', named('a.ckpt', 'PK\u0003\u0004zip'), 'refused', /zip archive/],
@@ -233,7 +234,7 @@ describe('what cannot, and why', () => {
 
   test('a pipe does not hang it', () => {
     const pipe = join(fresh(), 'pipe.safetensors');
-    execFileSync('mkfifo', [pipe]);
+    execFileSync('/usr/bin/env', ['mkfifo', pipe]);
     expect(verdictOn(pipe).reason).toMatch(/device or pipe/);
   });
 

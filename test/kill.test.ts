@@ -39,7 +39,7 @@ function makeRecipe(): { recipe: string; folder: string } {
     `stack: { backbone: ./model, train: ['vae.**'] }
 objective: { use: autoencode }
 data: { use: pocket/images }
-train: { steps: 40, batch: 4, micro: 2, lr: 0.001, schedule: cosine, warmup: 4, ema: 0.9, seed: 3 }
+train: { steps: 60, batch: 4, micro: 2, lr: 0.001, schedule: cosine, warmup: 4, ema: 0.9, seed: 3 }
 checkpoint: { every: 2, keep: 2 }
 log_every: 1
 `,
@@ -68,7 +68,7 @@ function makeDistillation(): { recipe: string; folder: string } {
       critic: { width: 8 }
       sampling: { steps: 2 }
   rollout: { steps: 2 }
-  phases: [{ until: 4 }, { until: 8, adversarial: true }]
+  phases: [{ until: 8 }, { until: 16, adversarial: true }]
   batch: 2
   lr: 0.001
   ema: 0.9
@@ -90,14 +90,25 @@ const args = (command: string, recipe: string, run: string, ...more: string[]): 
   ...more,
 ];
 
-/** Runs until done or until killed after `delay` ms. */
-function runAndKill(command: readonly string[], delay: number): Promise<boolean> {
-  return new Promise((resolve) => {
+/** Runs until done, or until killed `delay` ms after its log has grown by `lines`. */
+function runAndKill(
+  command: readonly string[],
+  log: string,
+  lines: number,
+  delay: number,
+): Promise<boolean> {
+  const length = () => (existsSync(log) ? readFileSync(log, 'utf8').split('\n').length - 1 : 0);
+  return new Promise((done) => {
     const child = spawn(process.execPath, command, { stdio: 'ignore' });
-    const timer = setTimeout(() => child.kill('SIGKILL'), delay);
+    const before = length();
+    const watch = setInterval(() => {
+      if (length() < before + lines) return;
+      clearInterval(watch);
+      setTimeout(() => child.kill('SIGKILL'), delay);
+    }, 2);
     child.on('exit', (code) => {
-      clearTimeout(timer);
-      resolve(code === 0);
+      clearInterval(watch);
+      done(code === 0);
     });
   });
 }
@@ -120,17 +131,21 @@ test.each([
     const { recipe, folder } = make();
     const whole = join(folder, 'whole');
     const broken = join(folder, 'broken');
-    const began = performance.now();
     expect(spawnSync(process.execPath, args(command, recipe, whole)).status).toBe(0);
-    const duration = performance.now() - began;
     const rng = Rng.of(11);
     let kills = 0;
     let done = false;
     for (let tries = 0; !done && tries < 60; tries++) {
       const resume = existsSync(join(broken, 'recipe.yaml')) ? ['--resume'] : [];
-      // Somewhere between its first step and a few steps on; never a limit once ten kills are reached.
-      const delay = kills < 10 ? duration * (0.25 + 0.35 * rng.uniform()) : 120_000;
-      done = await runAndKill(args(command, recipe, broken, ...resume), delay);
+      // A resumed run drops log lines past its checkpoint, so growth is counted from what is left.
+      const lines = kills < 10 ? 1 + rng.int(2) : 1000;
+      const log = join(broken, 'log.jsonl');
+      done = await runAndKill(
+        args(command, recipe, broken, ...resume),
+        log,
+        lines,
+        40 * rng.uniform(),
+      );
       if (!done) kills++;
     }
     expect(done).toBe(true);

@@ -19,6 +19,7 @@ import {
 } from '@attune/engine';
 import { Command, Option } from 'commander';
 
+import { videoTools } from '../media/peers.ts';
 import { openSession } from '../session.ts';
 import { devices, printable } from './arguments.ts';
 
@@ -147,7 +148,7 @@ async function optional(name: string, load: () => Promise<unknown>): Promise<Pre
 }
 
 function ffmpeg(): Presence {
-  const { status, stdout, error } = spawnSync('ffmpeg', ['-version'], {
+  const { status, stdout, error } = spawnSync(videoTools.ffmpeg, ['-version'], {
     encoding: 'utf8',
     timeout: 10_000,
     stdio: ['ignore', 'pipe', 'ignore'],

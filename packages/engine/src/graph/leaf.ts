@@ -1,6 +1,6 @@
 /** Leaves: what a graph is made from. */
 
-import { AttuneError } from '../errors.ts';
+import { AttuneError, badArgument } from '../errors.ts';
 import type { DType, NDArray } from '../runtime/array.ts';
 import { defineOp } from './op.ts';
 import { sameShape, type Shape } from './shape.ts';
@@ -51,7 +51,11 @@ export const input = (
   name: string,
   shape: Shape,
   { dtype = 'f32', rate = 'step' }: { dtype?: DType; rate?: Rate } = {},
-): Tensor => inputOp([], { name, shape, dtype, rate });
+): Tensor => {
+  if (dtype === 'bf16')
+    throw badArgument(`input ${name}`, 'bf16 is for stored weights only', 'feed f32 or f16');
+  return inputOp([], { name, shape, dtype, rate });
+};
 
 /** A named weight, f32 in the graph whatever its stored type. */
 export const param = (name: string, shape: Shape, { live = false } = {}): Tensor =>

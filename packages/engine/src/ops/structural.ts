@@ -241,7 +241,8 @@ export const gather = (table: Tensor, ids: Tensor): Tensor => gatherOp([table, i
 const scatterAddOp = defineOp<{ rows: number }>('scatterAdd', {
   shape: ([ids, x], { rows }) => ({ shape: [rows, ...x.shape.slice(ids.rank)], dtype: x.dtype }),
   onnx: (emit, [ids, x], node) => {
-    const wide = emit.node('Cast', [ids], { to: onnxType.i64 });
+    const wide =
+      node.inputs[0].dtype === 'i64' ? ids : emit.node('Cast', [ids], { to: onnxType.i64 });
     const index = emit.node('Unsqueeze', [wide, emit.ints([-1])]);
     const zero = emit.node('Expand', [emit.scalar(0), emit.ints(node.shape)]);
     return emit.node('ScatterND', [zero, index, x], { reduction: 'add' });

@@ -39,7 +39,10 @@ class Part {
 
   async run(feeds: Feeds, values: Values): Promise<Map<Tensor, NDArray>> {
     if (this.outputs.length === 0) return new Map();
-    const { session, inputs, names } = await (this.#loaded ??= this.#load());
+    const { session, inputs, names } = await (this.#loaded ??= this.#load().catch((error) => {
+      this.#loaded = undefined;
+      throw error;
+    }));
     const fed: Record<string, NDArray> = {};
     for (const [name, t] of inputs) fed[name] = values.get(t) ?? checked(feeds, name, t);
     const results = await session.run(fed, [...new Set(names)]);

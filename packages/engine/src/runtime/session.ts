@@ -60,7 +60,7 @@ export class OrtRuntime implements Runtime {
   readonly profile: Profile;
   readonly threads: number;
   readonly device: Device;
-  readonly #alive = new Set<ort.InferenceSession>();
+  readonly #alive = new Set<OrtSession>();
 
   constructor({ profile = 'prepacked', threads = 0, device = 'cpu' }: RuntimeOptions = {}) {
     this.profile = profile;
@@ -77,19 +77,20 @@ export class OrtRuntime implements Runtime {
     } catch (error) {
       throw this.#explain(error);
     }
-    this.#alive.add(inner);
-    return new OrtSession(inner, api, () => this.#alive.delete(inner));
+    const session = new OrtSession(inner, api, () => this.#alive.delete(session));
+    this.#alive.add(session);
+    return session;
   }
 
   async release(): Promise<void> {
     for (const session of this.#alive) await session.release();
-    this.#alive.clear();
   }
 
   #options(): ort.InferenceSession.SessionOptions {
     const mapped = this.profile === 'mapped';
     return {
-      executionProviders: this.device === 'cpu' ? ['cpu'] : [this.device, 'cpu'],
+      // The CPU stands in for single ops by itself; named here, it would stand in for the device.
+      executionProviders: [this.device],
       ...(this.threads ? { intraOpNumThreads: this.threads } : {}),
       interOpNumThreads: 1,
       graphOptimizationLevel: mapped ? 'extended' : 'all',
