@@ -49,6 +49,8 @@ export {
   type DataKind,
   definePlugin,
   type Detection,
+  type NetKind,
+  netKind,
   objectiveKind,
   type Plugin,
 } from './plugins/plugin.ts';
@@ -70,6 +72,7 @@ export { openStack, readAdapterFile } from './stack/open.ts';
 export { checkFile, parseYaml, StackFile } from './stack/schema.ts';
 export { AutoencodeOptions, autoencode } from './train/autoencode.ts';
 export type { DataSource } from './train/data.ts';
+export { classify, ClassifyOptions } from './train/classify.ts';
 export { DenoiseOptions, denoise } from './train/denoise.ts';
 export type { Objective } from './train/objective.ts';
 export { TrainRecipe } from './train/recipe.ts';

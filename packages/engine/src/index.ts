@@ -98,17 +98,10 @@ export {
   type TypedArray,
   zeros,
 } from './runtime/array.ts';
-export {
-  type Clip,
-  type Cotangents,
-  type Feeds,
-  Program,
-  type ProgramOptions,
-  type Remat,
-  type Sweep,
-  type Tape,
-} from './runtime/program.ts';
+export type { Feeds } from './runtime/part.ts';
+export { type Clip, Program, type ProgramOptions } from './runtime/program.ts';
 export { Rng } from './runtime/rng.ts';
+export { type Cotangents, type Remat, type Sweep, type Tape } from './runtime/sweep.ts';
 export {
   type Device,
   OrtRuntime,

@@ -1,4 +1,4 @@
-/** Pocket as a plugin: its model and its data. */
+/** Pocket as a plugin: its model, its data and its judges. */
 
 import { fileURLToPath } from 'node:url';
 
@@ -8,6 +8,8 @@ import { z } from 'zod';
 import { captioned, CaptionedOptions } from './data/captioned.ts';
 import { edits, EditsOptions } from './data/edits.ts';
 import { images } from './data/images.ts';
+import { labelled, LabelledOptions } from './data/labelled.ts';
+import { classifierKind } from './judge/net.ts';
 
 /** The bundled model, in diffusers' layout. */
 const models = (): string => fileURLToPath(new URL('../models', import.meta.url));
@@ -20,6 +22,8 @@ export default definePlugin({
       captioned: dataKind({ options: CaptionedOptions, create: captioned }),
       edits: dataKind({ options: EditsOptions, create: edits }),
       images: dataKind({ options: z.strictObject({}), create: images }),
+      labelled: dataKind({ options: LabelledOptions, create: labelled }),
     },
+    nets: { judge: classifierKind, features: classifierKind },
   },
 });

@@ -117,7 +117,7 @@ async function inspectFolder(file: string, context: InspectContext): Promise<Ver
   const parts = ['unet', 'vae', 'text_encoder'].filter((part) =>
     existsSync(join(file, part, 'config.json')),
   );
-  if (parts.length > 0) return inspectModel(file, 'model', await loadModel(file));
+  if (parts.length > 0) return inspectModel(file, 'model', await loadModel(file, { loader: context.loader }));
   const single = readdirSync(file).filter((name) => name.endsWith('.safetensors'));
   const standard = /^(diffusion_pytorch_model|model|adapter_model)\b/;
   if (single.length > 0 && !single.some((name) => standard.test(name)))
@@ -128,7 +128,7 @@ async function inspectFolder(file: string, context: InspectContext): Promise<Ver
     });
   const adapter = readAdapterFile(file);
   if (await detect(adapter, context)) return inspectAdapter(file, adapter, context);
-  const model = await loadModel(file);
+  const model = await loadModel(file, { loader: context.loader });
   const [net] = Object.keys(model.nets);
   return inspectModel(file, net.startsWith('vae') ? 'vae' : net, model);
 }

@@ -5,6 +5,8 @@ import { join } from 'node:path';
 
 import { AttuneError, Weights } from '@attune/engine';
 
+import type { PluginLoader } from '../plugins/loader.ts';
+import { type NetKind, netKind } from '../plugins/plugin.ts';
 import { NoiseSchedule } from '../schedule/noise.ts';
 import { clipText } from './clip.ts';
 import { ClipTextConfig, TinyVaeConfig, UNetConfig, VaeConfig } from './config.ts';
@@ -15,41 +17,40 @@ import { Tokenizer } from './tokenizer.ts';
 import { unet } from './unet.ts';
 import { vaeDecoder, vaeEncoder } from './vae.ts';
 
-/** What one part adds to a model. */
-type Loaded = Pick<Model, 'nets' | 'latents'>;
-
-/** The parts this project knows, by the library's class name. */
-const families: Readonly<Record<string, (part: Part) => Loaded>> = {
-  UNet2DConditionModel: ({ config, folder }) => ({
-    nets: { unet: unet(parseConfig(UNetConfig, config, folder)) },
+/** The families this project knows, by the library's class name. */
+const families: Readonly<Record<string, NetKind>> = {
+  UNet2DConditionModel: netKind({
+    config: UNetConfig,
+    create: (config) => ({ nets: { unet: unet(config) } }),
   }),
-  CLIPTextModel: ({ config, folder }) => ({
-    nets: { text_encoder: clipText(parseConfig(ClipTextConfig, config, folder)) },
+  CLIPTextModel: netKind({
+    config: ClipTextConfig,
+    create: (config) => ({ nets: { text_encoder: clipText(config) } }),
   }),
-  AutoencoderKL: ({ config, folder }) => {
-    const parsed = parseConfig(VaeConfig, config, folder);
-    return {
-      nets: { vae_encoder: vaeEncoder(parsed), vae_decoder: vaeDecoder(parsed) },
+  AutoencoderKL: netKind({
+    config: VaeConfig,
+    create: (config) => ({
+      nets: { vae_encoder: vaeEncoder(config), vae_decoder: vaeDecoder(config) },
       latents: {
-        channels: parsed.latent_channels,
-        factor: 2 ** (parsed.block_out_channels.length - 1),
-        scale: parsed.scaling_factor,
-        shift: parsed.shift_factor ?? 0,
+        channels: config.latent_channels,
+        factor: 2 ** (config.block_out_channels.length - 1),
+        scale: config.scaling_factor,
+        shift: config.shift_factor ?? 0,
       },
-    };
-  },
-  AutoencoderTiny: ({ config, folder }) => {
-    const parsed = parseConfig(TinyVaeConfig, config, folder);
-    return {
-      nets: { vae_encoder: tinyEncoder(parsed), vae_decoder: tinyDecoder(parsed) },
+    }),
+  }),
+  AutoencoderTiny: netKind({
+    config: TinyVaeConfig,
+    create: (config) => ({
+      nets: { vae_encoder: tinyEncoder(config), vae_decoder: tinyDecoder(config) },
       latents: {
-        channels: parsed.latent_channels,
-        factor: parsed.upsampling_scaling_factor ** (parsed.num_encoder_blocks.length - 1),
-        scale: parsed.scaling_factor,
+        channels: config.latent_channels,
+        factor: config.upsampling_scaling_factor ** (config.num_encoder_blocks.length - 1),
+        scale: config.scaling_factor,
         shift: 0, // AutoencoderTiny carries a shift_factor that diffusers never applies
       },
-    };
-  },
+    }),
+  }),
 };
 
 /** Parts of a folder, and the first part of their parameters' names. */
@@ -63,14 +64,25 @@ const partOf: Readonly<Record<string, (typeof parts)[number]>> = {
   CLIPTextModel: 'text_encoder',
 };
 
-/** Loads the parts a folder holds, or the folder as a part. `fresh` accepts parts without weights, to be initialised. */
-export async function loadModel(folder: string, { fresh = false } = {}): Promise<Model> {
+export interface LoadOptions {
+  /** Accept parts without weights, to be initialised. */
+  readonly fresh?: boolean;
+  /** Finds the families that plugins contribute. */
+  readonly loader?: PluginLoader;
+}
+
+/** Loads the parts a folder holds, or the folder as a part. */
+export async function loadModel(
+  folder: string,
+  { fresh = false, loader }: LoadOptions = {},
+): Promise<Model> {
   const found: { name: string; part: Part }[] = parts
     .filter((name) => existsSync(join(folder, name, 'config.json')))
     .map((name) => ({ name, part: readPart(join(folder, name), { fresh }) }));
   if (found.length === 0 && existsSync(join(folder, 'config.json'))) {
     const part = readPart(folder, { fresh });
-    const name = partOf[part.className ?? ''];
+    const { className = '' } = part;
+    const name = partOf[className] ?? className.split('/')[1];
     if (name) found.push({ name, part });
   }
   if (found.length === 0)
@@ -79,16 +91,15 @@ export async function loadModel(folder: string, { fresh = false } = {}): Promise
       `${folder} is no model folder: none of ${parts.map((name) => `${name}/config.json`).join(', ')} is there.`,
       { folder },
     );
-  const loaded = found.map(({ name, part }) => {
-    const family = families[part.className ?? ''];
-    if (!family)
-      throw new AttuneError(
-        'UNKNOWN_CLASS',
-        `${part.folder}/config.json: the class ${part.className ?? '(none)'} is not supported; supported: ${Object.keys(families).join(', ')}.`,
-        { folder: part.folder },
-      );
-    return { ...family(part), weights: canonical(part).prefixed(`${name}.`) };
-  });
+  const loaded = await Promise.all(
+    found.map(async ({ name, part }) => {
+      const { config, create } = await familyOf(part, loader);
+      return {
+        ...create(parseConfig(config, part.config, part.folder), name),
+        weights: canonical(part).prefixed(`${name}.`),
+      };
+    }),
+  );
   const latents = loaded.find((part) => part.latents)?.latents;
   const scheduler = join(folder, 'scheduler', 'scheduler_config.json');
   const tokenizer = join(folder, 'tokenizer');
@@ -102,6 +113,22 @@ export async function loadModel(folder: string, { fresh = false } = {}): Promise
       : {}),
     ...(existsSync(tokenizer) ? { tokenizer: await Tokenizer.load(tokenizer) } : {}),
   };
+}
+
+/** A class of this project by its name, one of a plugin by its id. */
+async function familyOf(
+  { className = '(none)', folder }: Part,
+  loader?: PluginLoader,
+): Promise<NetKind> {
+  const own = families[className];
+  if (own) return own;
+  if (loader && className.includes('/')) return loader.get('nets', className);
+  const known = [...Object.keys(families), ...(loader?.ids('nets') ?? [])];
+  throw new AttuneError(
+    'UNKNOWN_CLASS',
+    `${folder}/config.json: the class ${className} is not supported; supported: ${known.join(', ')}.`,
+    { folder },
+  );
 }
 
 /** Attention layers as diffusers named them before 0.17: still common in SD-1.5 repositories. */

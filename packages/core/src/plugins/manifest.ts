@@ -13,6 +13,7 @@ export const contributionKinds = [
   'objectives',
   'metrics',
   'backbones',
+  'nets',
 ] as const;
 export type ContributionKind = (typeof contributionKinds)[number];
 

@@ -74,11 +74,23 @@ export interface BackboneKind {
   folder(): string;
 }
 
+/**
+ * A family of nets: what a part of a model folder is, when the `_class_name` of its config.json is
+ * this kind's id (`scope/name`).
+ */
+export interface NetKind<C = unknown> {
+  /** The rest of that config.json. */
+  readonly config: z.ZodType<C>;
+  /** `name` is the part's name: the first part of its parameters' names. */
+  create(config: C, name: string): Pick<Model, 'nets' | 'latents'>;
+}
+
 export interface PluginContributions {
   readonly adapters?: Readonly<Record<string, AdapterKind>>;
   readonly data?: Readonly<Record<string, DataKind>>;
   readonly objectives?: Readonly<Record<string, ObjectiveKind>>;
   readonly backbones?: Readonly<Record<string, BackboneKind>>;
+  readonly nets?: Readonly<Record<string, NetKind>>;
 }
 
 export interface Plugin {
@@ -93,3 +105,4 @@ export const definePlugin = (plugin: Plugin): Plugin => plugin;
 export const adapterKind = <O>(kind: AdapterKind<O>): AdapterKind => kind;
 export const dataKind = <O>(kind: DataKind<O>): DataKind => kind;
 export const objectiveKind = <O>(kind: ObjectiveKind<O>): ObjectiveKind => kind;
+export const netKind = <C>(kind: NetKind<C>): NetKind => kind;

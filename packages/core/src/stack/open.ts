@@ -25,7 +25,7 @@ export async function openStack(
   const path = bundled
     ? (await loader.get('backbones', stack.backbone)).folder()
     : resolve(folder, stack.backbone);
-  const loaded = await loadModel(path, { fresh });
+  const loaded = await loadModel(path, { fresh, loader });
   let model: Model = {
     ...loaded,
     ...(stack.train ? { train: stack.train } : {}),

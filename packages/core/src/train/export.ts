@@ -12,7 +12,7 @@ import type { Params } from './step.ts';
 
 /** File names that diffusers and transformers look for. */
 const fileOf = (part: string): string =>
-  part === 'text_encoder' ? 'model.safetensors' : 'diffusion_pytorch_model.safetensors';
+  part === 'unet' || part === 'vae' ? 'diffusion_pytorch_model.safetensors' : 'model.safetensors';
 
 /**
  * Writes everything that trained into `folder`: a part of the backbone as `<part>/…`, with its config
@@ -48,8 +48,10 @@ export function exportTrained(
     }
     const part = join(folder, group);
     mkdirSync(part, { recursive: true });
-    const config = join(source, group, 'config.json');
-    if (existsSync(config)) cpSync(config, join(part, 'config.json'));
+    const config = [join(source, group), source] // the source may be this part by itself
+      .map((place) => join(place, 'config.json'))
+      .find((path) => existsSync(path));
+    if (config) cpSync(config, join(part, 'config.json'));
     const file = join(part, fileOf(group));
     writeSafetensors(file, named, { format: 'pt', ...metadata });
   }

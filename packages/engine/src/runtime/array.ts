@@ -81,7 +81,7 @@ export function bytesOf(array: NDArray): Uint8Array {
 
 /** An array over raw little-endian bytes; copies only where the offset is not a multiple of the item size. */
 export function fromBytes(bytes: Uint8Array, dtype: DType, shape: readonly number[]): NDArray {
-  const aligned = bytes.byteOffset % itemSize[dtype] === 0 ? bytes : Uint8Array.from(bytes);
+  const aligned = bytes.byteOffset % itemSize[dtype] === 0 ? bytes : new Uint8Array(bytes);
   const data = new arrayTypes[dtype](
     aligned.buffer as ArrayBuffer,
     aligned.byteOffset,

@@ -33,8 +33,12 @@ afterAll(() => runtime.release());
 const weights = Weights.fromArrays({ w: f32([1, 2, 3, 4], [2, 2]) });
 const program = (outputs: Record<string, Tensor>, on: Runtime = runtime): Program =>
   new Program({ outputs, marks: [] }, { runtime: on, weights });
-const modelOf = (y: Tensor): Uint8Array =>
-  emit({ outputs: [y], boundary: new Map(), weight: (name) => weights.entry(name) }).model;
+/** The model of exp(x), x [2], and the name of its output. */
+const { model, outputs: names } = emit({
+  outputs: [exp(input('x', [2]))],
+  boundary: new Map(),
+  weight: (name) => weights.entry(name),
+});
 
 describe('feeds', () => {
   const y = exp(add(input('sample', [2, 3]), cast(input('ids', [3], { dtype: 'i64' }), 'f32')));
@@ -80,9 +84,9 @@ describe('feeds', () => {
 
   test('cannot be bf16, which is for stored weights', async () => {
     expect(() => input('half', [1], { dtype: 'bf16' })).toThrow('input half: bf16 is for stored');
-    const session = await runtime.load(modelOf(exp(input('x', [1]))));
-    const feeds = { x: { dtype: 'bf16', shape: [1], data: Uint16Array.of(0) } } as const;
-    await expect(session.run(feeds, ['%v0'])).rejects.toThrow('x: bf16 cannot be fed.');
+    const session = await runtime.load(model);
+    const feeds = { x: { dtype: 'bf16', shape: [2], data: Uint16Array.of(0, 0) } } as const;
+    await expect(session.run(feeds, names)).rejects.toThrow('x: bf16 cannot be fed.');
     await session.release();
   });
 
@@ -119,11 +123,10 @@ describe('release', () => {
   const x = f32([1, 2], [2]);
 
   test('of a session ends it', async () => {
-    const model = modelOf(exp(input('x', [2])));
     const session = await runtime.load(model);
-    await session.run({ x }, ['%v0']);
+    await session.run({ x }, names);
     await session.release();
-    await expect(session.run({ x }, ['%v0'])).rejects.toThrow(
+    await expect(session.run({ x }, names)).rejects.toThrow(
       expect.objectContaining({ code: 'RELEASED' }),
     );
     await session.release();
@@ -131,9 +134,9 @@ describe('release', () => {
 
   test('of a runtime ends its sessions', async () => {
     const own = new OrtRuntime({ threads: 1 });
-    const session = await own.load(modelOf(exp(input('x', [2]))));
+    const session = await own.load(model);
     await own.release();
-    await expect(session.run({ x }, ['%v0'])).rejects.toThrow(
+    await expect(session.run({ x }, names)).rejects.toThrow(
       expect.objectContaining({ code: 'RELEASED' }),
     );
   });
@@ -151,9 +154,9 @@ describe('release', () => {
     let attempts = 0;
     const flaky: Runtime = {
       ...{ profile: 'mapped', threads: 1, release: async () => {} },
-      load: async (model) => {
+      load: async (bytes) => {
         if (attempts++ === 0) throw new Error('no memory');
-        return runtime.load(model);
+        return runtime.load(bytes);
       },
     };
     const compiled = program({ y: exp(input('x', [2])) }, flaky);
@@ -179,7 +182,7 @@ describe('a runtime', () => {
   test('names a device that is not there', async () => {
     const nowhere = new OrtRuntime({ threads: 1, device: 'coreml' });
     if (process.platform === 'darwin') return;
-    const load = nowhere.load(modelOf(exp(input('x', [2]))));
+    const load = nowhere.load(model);
     await expect(load).rejects.toThrow(expect.objectContaining({ code: 'DEVICE_MISSING' }));
   });
 

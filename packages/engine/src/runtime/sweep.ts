@@ -1,0 +1,208 @@
+/** Backward passes: one cotangent per crossing value, summed over consumers and over steps. */
+
+import { grad } from '../autodiff.ts';
+import { AttuneError, nearest } from '../errors.ts';
+import { input, isInput, isLeaf } from '../graph/leaf.ts';
+import type { Segment } from '../graph/plan.ts';
+import { savedValues } from '../graph/remat.ts';
+import { ancestors, type Tensor } from '../graph/tensor.ts';
+import { type F32Array, type NDArray, sizeOf } from './array.ts';
+import { checked, type Feeds, type Part } from './part.ts';
+import type { Program } from './program.ts';
+
+/** What a backward pass recomputes: nothing, each step's forward, or each segment's inside. */
+export type Remat = 'none' | 'step' | 'segment';
+
+/** What a forward pass left for its backward pass. */
+export interface Tape {
+  readonly feeds: Feeds;
+  readonly values: Map<Tensor, NDArray>;
+  /** False where the backward pass has to run the forward again. */
+  readonly kept: boolean;
+}
+
+/** Cotangents gathered during a sweep, summed over consumers and steps. */
+export type Cotangents = Map<Tensor, F32Array>;
+
+interface Backward {
+  readonly segment: Segment;
+  /** Forward, with the values that `back` reads. */
+  readonly keep: Part;
+  readonly back: Part;
+  /** Forward and backward in one model. */
+  readonly fused: Part;
+  readonly ys: readonly Tensor[];
+  readonly seeds: readonly Tensor[];
+  readonly xs: readonly Tensor[];
+  readonly grads: readonly Tensor[];
+}
+
+export class Sweep {
+  readonly #program: Program;
+  readonly #forward: readonly Part[];
+  readonly #backward: readonly (Backward | undefined)[];
+  readonly #targets: readonly Tensor[];
+  readonly #remat: Remat;
+
+  constructor(
+    program: Program,
+    forward: readonly Part[],
+    targets: readonly Tensor[],
+    remat: Remat,
+  ) {
+    this.#program = program;
+    this.#forward = forward;
+    this.#targets = targets;
+    this.#remat = remat;
+    const active = new Set<Tensor>(targets);
+    for (const t of ancestors(Object.values(program.outputs)))
+      if (t.inputs.some((x) => active.has(x))) active.add(t);
+    this.#backward = program.segments.map((segment) => this.#differentiate(segment, active));
+  }
+
+  #differentiate(segment: Segment, active: ReadonlySet<Tensor>): Backward | undefined {
+    // The cotangent of a leaf that is an output is its gradient already.
+    const ys = segment.outputs.filter((t) => active.has(t) && t.dtype === 'f32' && !isLeaf(t));
+    const inside = new Set(ancestors(segment.outputs, new Set(segment.crossing)));
+    const leaves = this.#targets.filter((t) => inside.has(t));
+    const wanted = [...segment.crossing.filter((t) => active.has(t)), ...leaves];
+    if (ys.length === 0 || wanted.length === 0) return undefined;
+    const seeds = ys.map((y) => input(`grad.${this.#program.nameOf(y)}`, y.shape));
+    const found = grad(ys, seeds, wanted);
+    const xs = wanted.filter((_, i) => found[i]);
+    const grads = found.filter((g) => g !== null);
+    const saved = savedValues(grads, seeds, segment.crossing);
+    const boundary = [...new Set([...saved, ...segment.crossing])];
+    return {
+      segment,
+      ys,
+      seeds,
+      xs,
+      grads,
+      keep: this.#program.part([...new Set([...segment.outputs, ...saved])], segment.crossing),
+      back: this.#program.part(grads, boundary),
+      fused: this.#program.part(grads, segment.crossing),
+    };
+  }
+
+  /** Runs the clip-rate segments; the result feeds every `step` and, last, `finish`. */
+  async clip(feeds: Feeds): Promise<Tape> {
+    const tape: Tape = { feeds, values: new Map(), kept: this.#remat === 'none' };
+    await this.#run('clip', tape, tape.kept);
+    return tape;
+  }
+
+  /** One call of the network. The tape holds what `remat` lets it keep. */
+  async step(clip: Tape, feeds: Feeds): Promise<{ outputs: Record<string, NDArray>; tape: Tape }> {
+    const kept = this.#remat === 'none';
+    const values = new Map(clip.values);
+    await this.#run('step', { feeds, values, kept }, kept);
+    const outputs = this.#program.results(values);
+    return { outputs, tape: { feeds, values: kept ? values : clip.values, kept } };
+  }
+
+  /**
+   * The backward pass of one step: cotangents of its outputs in, gradients of its own inputs (those of
+   * rate `step`) out. What belongs to the clip is poured into `bar`, summed over steps.
+   */
+  async back(tape: Tape, cotangents: Feeds, bar: Cotangents): Promise<Record<string, F32Array>> {
+    const own: Cotangents = new Map();
+    const { outputs, segments } = this.#program;
+    for (const name of Object.keys(cotangents)) {
+      const t = outputs[name];
+      if (!t)
+        throw new AttuneError(
+          'UNKNOWN_OUTPUT',
+          `A cotangent was given for ${name}, which is no output; nearest: ${nearest(name, Object.keys(outputs)).join(', ')}.`,
+          { name },
+        );
+      const inStep = isLeaf(t)
+        ? isInput(t) && t.attrs.rate === 'step'
+        : segments.some((s) => s.rate === 'step' && s.outputs.includes(t));
+      pour(inStep ? own : bar, t, checked(cotangents, name, t) as F32Array);
+    }
+    await this.#sweep('step', tape, own, bar);
+    return this.#named((t) => isInput(t) && t.attrs.rate === 'step', own);
+  }
+
+  /** Sweeps the clip-rate segments, once, and returns the gradients of what belongs to the clip. */
+  async finish(clip: Tape, bar: Cotangents): Promise<Record<string, F32Array>> {
+    await this.#sweep('clip', clip, bar, bar);
+    return this.#named((t) => !(isInput(t) && t.attrs.rate === 'step'), bar);
+  }
+
+  #named(wanted: (t: Tensor) => boolean, bar: Cotangents): Record<string, F32Array> {
+    return Object.fromEntries(
+      this.#targets
+        .filter(wanted)
+        .map((t) => [(t.attrs as { name: string }).name, bar.get(t) ?? zeroLike(t)]),
+    );
+  }
+
+  /** Gradients of Σ outputs · cotangents for one call: forward, backward and clip segments. */
+  async run(
+    feeds: Feeds,
+    cotangents: Feeds,
+  ): Promise<{ outputs: Record<string, NDArray>; grads: Record<string, F32Array> }> {
+    const clip = await this.clip(feeds);
+    const { outputs, tape } = await this.step(clip, feeds);
+    const bar: Cotangents = new Map();
+    const own = await this.back(tape, cotangents, bar);
+    return { outputs, grads: { ...own, ...(await this.finish(clip, bar)) } };
+  }
+
+  async #run(rate: Segment['rate'], { feeds, values }: Tape, keep: boolean): Promise<void> {
+    for (const [i, segment] of this.#program.segments.entries()) {
+      if (segment.rate !== rate) continue;
+      const part = (keep && this.#backward[i]?.keep) || this.#forward[i];
+      for (const [t, value] of await part.run(feeds, values)) values.set(t, value);
+    }
+  }
+
+  /** `own` holds cotangents of this rate's values and inputs; those of slower ones go to `bar`. */
+  async #sweep(rate: Segment['rate'], tape: Tape, own: Cotangents, bar: Cotangents): Promise<void> {
+    const here = this.#program.segments
+      .map((segment, i) => ({ segment, backward: this.#backward[i] }))
+      .filter(({ segment }) => segment.rate === rate);
+    if (!here.some(({ backward }) => backward)) return;
+    const fuse = !tape.kept && this.#remat === 'segment';
+    const values = tape.kept ? tape.values : new Map(tape.values);
+    // Several segments need each other's crossing values again; one alone starts from its inputs.
+    if (!tape.kept && !(fuse && here.length === 1))
+      await this.#run(rate, { ...tape, values }, !fuse);
+    const mine = new Set<Tensor>([
+      ...here.flatMap(({ segment }) => segment.outputs.filter((t) => !isLeaf(t))),
+      ...(rate === 'step'
+        ? this.#targets.filter((t) => isInput(t) && t.attrs.rate === 'step')
+        : []),
+    ]);
+    for (const { backward } of here.toReversed()) {
+      if (!backward) continue;
+      const { ys, seeds, xs, grads } = backward;
+      const feeds: Record<string, NDArray> = { ...tape.feeds };
+      for (const [i, y] of ys.entries())
+        feeds[(seeds[i].attrs as { name: string }).name] = own.get(y) ?? zeroLike(y);
+      const part = fuse ? backward.fused : backward.back;
+      const results = await part.run(feeds, values);
+      for (const [i, x] of xs.entries())
+        pour(mine.has(x) ? own : bar, x, results.get(grads[i]) as F32Array);
+    }
+  }
+}
+
+function pour(bar: Cotangents, t: Tensor, dt: F32Array): void {
+  const seen = bar.get(t);
+  if (!seen) {
+    bar.set(t, dt);
+    return;
+  }
+  const sum = Float32Array.from(seen.data);
+  for (let i = 0; i < sum.length; i++) sum[i] += dt.data[i];
+  bar.set(t, { ...seen, data: sum });
+}
+
+const zeroLike = (t: Tensor): F32Array => ({
+  dtype: 'f32',
+  shape: t.shape,
+  data: new Float32Array(sizeOf(t.shape)),
+});
