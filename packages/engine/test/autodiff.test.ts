@@ -6,11 +6,11 @@ import {
   add,
   argmax,
   cast,
-  clamp,
   concat,
   constant,
   defineOp,
   exp,
+  expand,
   f32,
   floor,
   gather,
@@ -22,8 +22,6 @@ import {
   mul,
   type OpRule,
   param,
-  relu,
-  reshape,
   show,
   silu,
   softmax,
@@ -199,24 +197,19 @@ describe('the walk', () => {
   });
 
   test('carries nothing through integers, everything through other floats', () => {
-    const round = (dtype: 'i64' | 'f16' | 'bf16' | 'f64') => cast(cast(x, dtype), 'f32');
     const flows = (['i64', 'f16', 'bf16', 'f64'] as const).map(
-      (dtype) => grad([round(dtype)], [ones(x)], [x])[0] !== null,
+      (dtype) => grad([cast(cast(x, dtype), 'f32')], [ones(x)], [x])[0] !== null,
     );
     expect(flows).toEqual([false, true, true, true]);
   });
 
   test('is differentiable again', async () => {
+    const w2 = constant(f32([0.5, -1, 0.2, 0.3, 0.8, -0.4, 1, 0.1, 0.6], [3, 3]));
+    const c = expand(constant(f32([1, 2, 3], [3])), [4, 3]);
     const f = (t: Tensor) => {
       const y = mul(softmax(silu(linear(t, w2))), square(t));
-      return grad(
-        [y],
-        [constant(f32([1, 2, 3], [3]))].map((c) => mul(c, onesLike(y))),
-        [t],
-      )[0]!;
+      return grad([y], [c], [t])[0]!;
     };
-    const w2 = constant(f32([0.5, -1, 0.2, 0.3, 0.8, -0.4, 1, 0.1, 0.6], [3, 3]));
-    const onesLike = (y: Tensor) => add(mul(y, 0), 1);
     expect((await checkGrad(f, [[4, 3]])).relative).toBeLessThan(2e-3);
   });
 
@@ -227,19 +220,20 @@ describe('the walk', () => {
   });
 });
 
-describe('a rule is not believed', () => {
-  /** Doubling, with some derivative or other. */
-  const twice = (vjp: OpRule<null>['vjp']) =>
-    defineOp('twice', {
-      shape: ([a]) => a.shape,
-      onnx: (emit, [a]) => emit.node('Add', [a, a]),
-      vjp,
-    });
-  const gradient = (vjp: OpRule<null>['vjp']) => {
-    const y = twice(vjp)([x], null);
-    return grad([y], [ones(y)], [x]);
-  };
+/** Doubling, with some derivative or other. */
+const twice = (vjp: OpRule<null>['vjp']) =>
+  defineOp('twice', {
+    shape: ([a]) => a.shape,
+    onnx: (emit, [a]) => emit.node('Add', [a, a]),
+    vjp,
+  });
 
+const gradient = (vjp: OpRule<null>['vjp']) => {
+  const y = twice(vjp)([x], null);
+  return grad([y], [ones(y)], [x]);
+};
+
+describe('a rule is not believed', () => {
   test('of the wrong shape', () => {
     expect(() => gradient((dy) => [sum(dy, [0])])).toThrow(
       'internal: twice.vjp, input 0 gave a cotangent f32 [3] for a value [2,3].',
@@ -272,20 +266,4 @@ describe('a rule is not believed', () => {
     expect(await of(wrong)).toBeGreaterThan(1e-3);
     expect(await of(missing)).toBeGreaterThan(0.1);
   });
-});
-
-test('a checked gradient of a composition', async () => {
-  const f = (t: Tensor, v: Tensor) => relu(clamp(linear(reshape(t, [3, 2]), v), -4, 4));
-  expect(
-    (
-      await checkGrad(
-        f,
-        [
-          [2, 3],
-          [4, 2],
-        ],
-        { seed: 5 },
-      )
-    ).relative,
-  ).toBeLessThan(2e-3);
 });

@@ -95,7 +95,7 @@ const matrix = (rows: number, columns: number, entry: (i: number, j: number) => 
   );
 
 /** Rows of `x` along `axis`, in the order of `order`. */
-function rows(x: Tensor, axis: number, order: readonly number[]): Tensor {
+function reordered(x: Tensor, axis: number, order: readonly number[]): Tensor {
   const front = [axis, ...[...x.shape.keys()].filter((i) => i !== axis)];
   const back = x.shape.map((_, i) => front.indexOf(i));
   const ids = constant(i64(order, [order.length]));
@@ -186,10 +186,10 @@ const formulas: Readonly<Record<string, Formula>> = {
   ),
   transpose: of((x) => transpose(x, [2, 0, 1])),
   slice: of((x) => slice(slice(x, 1, 1, 4), 2, 2)),
-  flip: of((x) => rows(x, 1, [4, 3, 2, 1, 0])),
+  flip: of((x) => reordered(x, 1, [4, 3, 2, 1, 0])),
   pad: of((x) => pad(pad(x, 2, 1, 2), 1, 0, 1)),
   tile: of((x) => concat([x, x], 1)),
-  repeat_interleave: of((x) => rows(x, 0, [0, 0, 0, 1, 1, 1, 2, 2, 2])),
+  repeat_interleave: of((x) => reordered(x, 0, [0, 0, 0, 1, 1, 1, 2, 2, 2])),
   log: of(log),
   sqrt: of(sqrt),
   rsqrt: of((x) => reciprocal(sqrt(x))),
@@ -204,7 +204,7 @@ const formulas: Readonly<Record<string, Formula>> = {
   gather_rows: ({ ids, w }) =>
     gather(reshape(w, [15, 2]), add(ids, constant(i64([0, 5, 10], [3])))),
   nearest_2x: of((x) => upsample(x, 2)),
-  nearest_size: of((x) => rows(rows(x, 2, nearest(4, 7)), 3, nearest(5, 9))),
+  nearest_size: of((x) => reordered(reordered(x, 2, nearest(4, 7)), 3, nearest(5, 9))),
   bilinear_2x: of((x) => matmul(matmul(doubling(3), x), transpose(doubling(4), [1, 0]))),
   avg_pool2: of((x) => mean(reshape(x, [2, 3, 2, 2, 3, 2]), [3, 5])),
   mse: ({ x, w }) => mean(square(sub(x, w))),

@@ -9,6 +9,8 @@ import { loadModel, ModelRunner } from '@attune/core';
 import { OrtRuntime, Rng } from '@attune/engine';
 import { images } from '@attune/pocket';
 
+import { deepen } from './deepen.mjs';
+
 const here = dirname(fileURLToPath(import.meta.url));
 const pocket = join(here, '..');
 const root = join(pocket, '..', '..');
@@ -17,7 +19,7 @@ const models = join(pocket, 'models');
 /** In order; each may need the ones before it. `install: false` leaves the weights in the run. */
 const stages = [
   { name: 'vae-1', install: false },
-  { name: 'vae-2', after: setLatentScale },
+  { name: 'vae-2', before: deepenFirst, after: setLatentScale },
   { name: 'backbone-1' },
 ];
 
@@ -57,10 +59,19 @@ async function setLatentScale() {
   console.log(`latents: mean ${(sum / count).toFixed(4)}, deviation ${deviation.toFixed(4)}`);
 }
 
-async function runStage({ name, install = true, after }) {
+/** The first stage's autoencoder with more blocks, as the second stage's start. */
+function deepenFirst() {
+  const start = join(root, 'runs', 'vae-2-start');
+  mkdirSync(join(start, 'vae'), { recursive: true });
+  cpSync(join(models, 'vae', 'config.json'), join(start, 'vae', 'config.json'));
+  deepen(join(root, 'runs', 'vae-1', 'best'), start, 2);
+}
+
+async function runStage({ name, install = true, before, after }) {
   const run = join(root, 'runs', name);
   const recipe = join(pocket, 'recipes', `${name}.yaml`);
   const resume = existsSync(join(run, 'recipe.yaml')) ? ['--resume'] : [];
+  if (resume.length === 0) before?.();
   const args = [join(root, 'packages/cli/bin/attune.js'), 'train', recipe, '--run', run, ...resume];
   const { status } = spawnSync(process.execPath, args, { stdio: 'inherit' });
   if (status !== 0) process.exit(status ?? 1);

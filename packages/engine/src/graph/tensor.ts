@@ -4,9 +4,6 @@ import type { DType } from '../runtime/array.ts';
 import type { Op } from './op.ts';
 import type { Shape } from './shape.ts';
 
-/** Anything an op's builder may remember beside its inputs. */
-export type Attrs = Readonly<Record<string, unknown>>;
-
 let created = 0;
 
 /** The number of tensors made so far: a position in trace order. */

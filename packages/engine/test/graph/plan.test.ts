@@ -59,21 +59,22 @@ describe('rates', () => {
   });
 });
 
-describe('a plan', () => {
-  const build = () => {
-    const x = input('x', [2, 4]);
-    const c = input('c', [2, 4], { rate: 'clip' });
-    const w = mul(param('w', [4, 4]), 2);
-    const marks: number[] = [];
-    const mark = () => marks.push(tracePosition());
-    const a = matmul(x, w);
-    mark();
-    const b = add(exp(a), mul(c, 3));
-    mark();
-    const y = matmul(add(b, a), w);
-    return { outputs: { y }, marks };
-  };
+/** Three runs; `w` is fixed, `c` belongs to the clip, the first value is read in the last run. */
+const build = () => {
+  const x = input('x', [2, 4]);
+  const c = input('c', [2, 4], { rate: 'clip' });
+  const w = mul(param('w', [4, 4]), 2);
+  const marks: number[] = [];
+  const mark = () => marks.push(tracePosition());
+  const a = matmul(x, w);
+  mark();
+  const b = add(exp(a), mul(c, 3));
+  mark();
+  const y = matmul(add(b, a), w);
+  return { outputs: { y }, marks };
+};
 
+describe('a plan', () => {
   test('without cuts splits by rate alone', () => {
     expect(outline(plan(build()))).toEqual([
       { rate: 'clip', in: '', out: 'mul' },

@@ -42,11 +42,11 @@ interface Field {
 function* fields(bytes: Uint8Array): Generator<Field> {
   let place = 0;
   const varint = (): bigint => {
-    let value = 0n;
+    let sum = 0n;
     for (let shift = 0n; ; shift += 7n) {
       const byte = bytes[place++];
-      value |= BigInt(byte & 127) << shift;
-      if (byte < 128) return BigInt.asIntN(64, value);
+      sum |= BigInt(byte & 127) << shift;
+      if (byte < 128) return BigInt.asIntN(64, sum);
     }
   };
   while (place < bytes.length) {

@@ -60,5 +60,22 @@ export const titleOf = (row: Case): string => {
   return shapes.join(' ') + (row.label ? `: ${row.label}` : '');
 };
 
-/** A row or more for every op of a module. */
-export type Rows<Ops> = { readonly [K in keyof Ops]: readonly [Case, ...Case[]] };
+/** Rows for every op of a module. */
+export type Rows<Ops> = { readonly [K in keyof Ops]: readonly Case[] };
+
+/** A row of one input: its shape, the op, the same in float64, what the shape does not tell. */
+type Line = readonly [
+  shape: Shape,
+  build: (x: Tensor) => Tensor,
+  want: (x: Grid) => Grid,
+  label: string,
+  gradient?: Case['gradient'],
+];
+
+/** Rows, those of one input in short form. */
+export const lines = (...given: readonly (Line | Case)[]): readonly Case[] =>
+  given.map((row) => {
+    if ('in' in row) return row;
+    const [shape, build, want, label, gradient = 'flows'] = row;
+    return { in: [shape], build, want, label, gradient };
+  });

@@ -13,7 +13,7 @@ interface Layer {
   readonly label?: string;
 }
 
-const layers: readonly [Layer, ...Layer[]] = [
+const layers: readonly Layer[] = [
   { x: [2, 3, 5, 6], w: [4, 3, 3, 3], pads: [1, 1, 1, 1] },
   { x: [1, 2, 4, 5], w: [3, 2, 3, 3] },
   { x: [2, 5, 3, 4], w: [3, 5, 1, 1] },
@@ -78,7 +78,7 @@ function weightGrad(layer: Layer): Case {
   };
 }
 
-const [first, ...others] = layers;
+const [first] = layers;
 
 export const convCases: Rows<typeof ops> = {
   conv2d: [
@@ -92,9 +92,8 @@ export const convCases: Rows<typeof ops> = {
     ...layers.map((layer) => forward(layer, true)),
   ],
   convInputGrad: [
-    inputGrad(first, false),
-    ...others.map((layer) => inputGrad(layer, false)),
+    ...layers.map((layer) => inputGrad(layer, false)),
     ...layers.map((layer) => inputGrad(layer, true)),
   ],
-  convWeightGrad: [weightGrad(first), ...others.map(weightGrad)],
+  convWeightGrad: layers.map(weightGrad),
 };

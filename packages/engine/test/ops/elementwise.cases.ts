@@ -1,12 +1,11 @@
 import { type Operand, scalar, type Shape, type Tensor } from '../../src/index.ts';
 import * as elementwise from '../../src/ops/elementwise.ts';
-import { type Case, type Draw, near, normal, positive, type Rows } from './case.ts';
+import { type Case, type Draw, lines, near, normal, positive, type Rows } from './case.ts';
 import { erf, map, zip } from './reference.ts';
 
 const { abs, add, clamp, greater, leakyRelu, less, maximum, minimum, mul, sub, div, where } =
   elementwise;
 
-type Cases = readonly [Case, ...Case[]];
 type Extra = Pick<Case, 'gradient' | 'eps'>;
 
 /** An op of one tensor at several shapes. */
@@ -15,7 +14,7 @@ function unary(
   f: (x: number) => number,
   draw: Draw = normal,
   extra: Extra = {},
-): Cases {
+): readonly Case[] {
   const at = (shape: Shape): Case => ({
     in: [{ shape, draw }],
     build,
@@ -31,7 +30,7 @@ function binary(
   f: (a: number, b: number) => number,
   [drawA, drawB]: readonly [Draw, Draw] = [normal, normal],
   extra: Extra = {},
-): Cases {
+): readonly Case[] {
   const at = (a: Shape, b: Shape): Case => ({
     in: [
       { shape: a, draw: drawA },
@@ -64,76 +63,34 @@ const kinked = [near(0), near(0.5)] as const;
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const truth = (test: boolean): number => Number(test);
 
-/** A number on the left, or one that folds away. */
-const folded = (label: string, build: (x: Tensor) => Tensor, f: (x: number) => number): Case => ({
-  in: [[2, 3]],
-  build,
-  want: (x) => map(x, f),
-  label,
-});
-
 export const elementwiseCases: Rows<typeof elementwise> = {
   add: [
     ...binary(add, (a, b) => a + b),
-    folded(
-      'x + 0',
-      (x) => add(x, 0),
-      (x) => x,
-    ),
-    folded(
-      '0 + x',
-      (x) => add(0, x),
-      (x) => x,
-    ),
-    folded(
-      'x + scalar(0)',
-      (x) => add(x, scalar(0)),
-      (x) => x,
+    ...lines(
+      [[2, 3], (x) => add(x, 0), (x) => x, 'x + 0'],
+      [[2, 3], (x) => add(0, x), (x) => x, '0 + x'],
+      [[2, 3], (x) => add(x, scalar(0)), (x) => x, 'x + scalar(0)'],
     ),
   ],
   sub: [
     ...binary(sub, (a, b) => a - b),
-    folded(
-      'x - 0',
-      (x) => sub(x, 0),
-      (x) => x,
-    ),
-    folded(
-      '0 - x',
-      (x) => sub(0, x),
-      (x) => -x,
-    ),
-    folded(
-      'x - x',
-      (x) => sub(x, x),
-      () => 0,
+    ...lines(
+      [[2, 3], (x) => sub(x, 0), (x) => x, 'x - 0'],
+      [[2, 3], (x) => sub(0, x), (x) => map(x, (v) => -v), '0 - x'],
+      [[2, 3], (x) => sub(x, x), (x) => map(x, () => 0), 'x - x'],
     ),
   ],
   mul: [
     ...binary(mul, (a, b) => a * b),
-    folded(
-      '1 · x',
-      (x) => mul(1, x),
-      (x) => x,
-    ),
-    folded(
-      '0 · x',
-      (x) => mul(0, x),
-      () => 0,
-    ),
-    folded(
-      'x · x',
-      (x) => mul(x, x),
-      (x) => x * x,
+    ...lines(
+      [[2, 3], (x) => mul(1, x), (x) => x, '1 · x'],
+      [[2, 3], (x) => mul(0, x), (x) => map(x, () => 0), '0 · x'],
+      [[2, 3], (x) => mul(x, x), (x) => map(x, (v) => v * v), 'x · x'],
     ),
   ],
   div: [
     ...binary(div, (a, b) => a / b, [normal, positive]),
-    folded(
-      'x / 1',
-      (x) => div(x, 1),
-      (x) => x,
-    ),
+    ...lines([[2, 3], (x) => div(x, 1), (x) => x, 'x / 1']),
     {
       in: [{ shape: [4], draw: positive }],
       build: (x) => div(1, x),

@@ -1,16 +1,7 @@
 import { add, constant, f32, type Shape, type Tensor } from '../../src/index.ts';
 import * as ops from '../../src/ops/normalize.ts';
-import { type Case, frozen, type Rows } from './case.ts';
+import { type Case, frozen, lines, type Rows } from './case.ts';
 import { as, attention, type Grid, map, normalize, softmax, sumAxis, zip } from './reference.ts';
-
-type Cases = readonly [Case, ...Case[]];
-
-const one = (shape: Shape, build: Case['build'], want: (x: Grid) => Grid, label: string): Case => ({
-  in: [shape],
-  build,
-  want,
-  label,
-});
 
 const means = (x: Grid, axes: readonly number[]): Grid =>
   map(axes.reduce(sumAxis, x), (s) => s / axes.reduce((n, axis) => n * x.shape[axis], 1));
@@ -34,38 +25,14 @@ const logSum = (x: Grid, axis: number): Grid => map(sumAxis(map(x, Math.exp), ax
 const along = (
   build: (x: Tensor, axis?: number) => Tensor,
   want: (x: Grid, axis: number) => Grid,
-): Cases => [
-  one(
-    [2, 3, 7],
-    (x) => build(x),
-    (x) => want(x, 2),
-    'last axis',
-  ),
-  one(
-    [2, 5, 3],
-    (x) => build(x, 1),
-    (x) => want(x, 1),
-    'axis 1',
-  ),
-  one(
-    [2, 5, 3],
-    (x) => build(x, -3),
-    (x) => want(x, 0),
-    'axis -3',
-  ),
-  one(
-    [1, 4],
-    (x) => build(x, -1),
-    (x) => want(x, 1),
-    'one row',
-  ),
-  one(
-    [3, 1],
-    (x) => build(x),
-    (x) => want(x, 1),
-    'of one value',
-  ),
-];
+): readonly Case[] =>
+  lines(
+    [[2, 3, 7], (x) => build(x), (x) => want(x, 2), 'last axis'],
+    [[2, 5, 3], (x) => build(x, 1), (x) => want(x, 1), 'axis 1'],
+    [[2, 5, 3], (x) => build(x, -3), (x) => want(x, 0), 'axis -3'],
+    [[1, 4], (x) => build(x, -1), (x) => want(x, 1), 'one row'],
+    [[3, 1], (x) => build(x), (x) => want(x, 1), 'of one value'],
+  );
 
 const heads = (q: Shape, k: Shape, v: Shape = k): Case => ({
   in: [q, k, v],
@@ -77,59 +44,19 @@ const heads = (q: Shape, k: Shape, v: Shape = k): Case => ({
 const mask = f32([0, 0, -1e4, -1e4, 0, 0, 0, 0, 0, 0, 0, 0], [3, 4]);
 
 export const normalizeCases: Rows<typeof ops> = {
-  mean: [
-    one(
-      [2, 3, 4],
-      (x) => ops.mean(x),
-      (x) => as(means(x, [0, 1, 2]), []),
-      'of all',
-    ),
-    one(
-      [2, 3, 4],
-      (x) => ops.mean(x, [-1]),
-      (x) => as(means(x, [2]), [2, 3]),
-      'axis -1',
-    ),
-    one(
-      [2, 3, 4],
-      (x) => ops.mean(x, [0, 2], { keep: true }),
-      (x) => means(x, [0, 2]),
-      'kept',
-    ),
-    one(
-      [1, 3],
-      (x) => ops.mean(x, [0]),
-      (x) => as(x, [3]),
-      'one row',
-    ),
-  ],
-  normalize: [
-    one(
-      [2, 3, 6],
-      (x) => ops.normalize(x, 1e-5),
-      (x) => normalize(x, 1e-5),
-      'instances',
-    ),
-    one(
-      [4, 7],
-      (x) => ops.normalize(x, 1e-5),
-      (x) => normalize(x, 1e-5),
-      'rows',
-    ),
-    one(
-      [1, 2, 3, 5],
-      (x) => ops.normalize(x, 0.1),
-      (x) => normalize(x, 0.1),
-      'wide eps',
-    ),
-    one(
-      [8],
-      (x) => ops.normalize(x, 1e-6),
-      (x) => normalize(x, 1e-6),
-      'one vector',
-    ),
-  ],
-  layerNorm: [
+  mean: lines(
+    [[2, 3, 4], (x) => ops.mean(x), (x) => as(means(x, [0, 1, 2]), []), 'of all'],
+    [[2, 3, 4], (x) => ops.mean(x, [-1]), (x) => as(means(x, [2]), [2, 3]), 'axis -1'],
+    [[2, 3, 4], (x) => ops.mean(x, [0, 2], { keep: true }), (x) => means(x, [0, 2]), 'kept'],
+    [[1, 3], (x) => ops.mean(x, [0]), (x) => as(x, [3]), 'one row'],
+  ),
+  normalize: lines(
+    [[2, 3, 6], (x) => ops.normalize(x, 1e-5), (x) => normalize(x, 1e-5), 'instances'],
+    [[4, 7], (x) => ops.normalize(x, 1e-5), (x) => normalize(x, 1e-5), 'rows'],
+    [[1, 2, 3, 5], (x) => ops.normalize(x, 0.1), (x) => normalize(x, 0.1), 'wide eps'],
+    [[8], (x) => ops.normalize(x, 1e-6), (x) => normalize(x, 1e-6), 'one vector'],
+  ),
+  layerNorm: lines(
     {
       in: [[2, 3, 6], [6], [6]],
       build: (x, w, b) => ops.layerNorm(x, w, b),
@@ -141,26 +68,23 @@ export const normalizeCases: Rows<typeof ops> = {
       want: (x, w, b) => affine(normalize(x, 1e-2), w, b),
       label: 'one row',
     },
-  ],
-  groupNorm: [
+  ),
+  groupNorm: lines(
     group([2, 6, 4, 5], 3, 1e-5),
     group([1, 4, 3, 2, 3], 2, 1e-6),
     group([3, 8], 2, 1e-5),
     group([1, 4, 3, 3], 4, 1e-5),
     group([2, 3, 2, 2], 1, 1e-5),
-  ],
+  ),
   softmax: along(ops.softmax, softmax),
-  logSumExp: [
-    ...along(ops.logSumExp, logSum),
-    one(
-      [2, 3],
-      (x) => ops.logSumExp(add(x, 100)),
-      (x) => map(logSum(x, 1), (y) => y + 100),
-      'of large values',
-    ),
-  ],
+  logSumExp: lines(...along(ops.logSumExp, logSum), [
+    [2, 3],
+    (x) => ops.logSumExp(add(x, 100)),
+    (x) => map(logSum(x, 1), (y) => y + 100),
+    'of large values',
+  ]),
   logSoftmax: along(ops.logSoftmax, (x, axis) => map(softmax(x, axis), Math.log)),
-  attention: [
+  attention: lines(
     heads([2, 3, 5, 4], [2, 3, 7, 4]),
     heads([2, 5, 4], [7, 4]),
     heads([3, 4], [2, 6, 4]),
@@ -184,5 +108,5 @@ export const normalizeCases: Rows<typeof ops> = {
       want: (x) => attention(x, x, x, 1 / Math.sqrt(3)),
       label: 'of itself',
     },
-  ],
+  ),
 };

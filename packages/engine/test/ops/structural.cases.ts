@@ -1,6 +1,6 @@
 import { constant, i64, type Shape, type Tensor } from '../../src/index.ts';
 import * as structural from '../../src/ops/structural.ts';
-import { type Case, near, type Rows } from './case.ts';
+import { lines, near, type Rows } from './case.ts';
 import {
   as,
   at,
@@ -19,13 +19,6 @@ const { argmax, cast, concat, expand, flipKernel, gather, pad, reshape } = struc
 const { scatterAdd, slice, split, sum, sumTo, swap, transpose, upsample } = structural;
 
 type Ops = Omit<typeof structural, 'onnxType' | 'values' | 'pick'>;
-
-const one = (shape: Shape, build: Case['build'], want: (x: Grid) => Grid, label: string): Case => ({
-  in: [shape],
-  build,
-  want,
-  label,
-});
 
 /** A slice of axis `axis` as an array of its own. */
 const cut = (x: Grid, axis: number, start: number, end: number, step = 1): Grid =>
@@ -64,223 +57,58 @@ const scattered = (names: readonly number[], x: Grid, count: number): Grid =>
   );
 
 export const structuralCases: Rows<Ops> = {
-  reshape: [
-    one(
-      [2, 3, 4],
-      (x) => reshape(x, [6, 4]),
-      (x) => as(x, [6, 4]),
-      'to [6 4]',
-    ),
-    one(
-      [2, 3, 4],
-      (x) => reshape(x, [2, -1]),
-      (x) => as(x, [2, 12]),
-      'to [2 -1]',
-    ),
-    one(
-      [1],
-      (x) => reshape(x, []),
-      (x) => as(x, []),
-      'to a scalar',
-    ),
-    one(
-      [2, 3],
-      (x) => reshape(reshape(x, [3, 2]), [6]),
-      (x) => as(x, [6]),
-      'twice',
-    ),
-    one(
-      [2, 3],
-      (x) => reshape(reshape(x, [3, 2]), [2, 3]),
-      (x) => x,
-      'and back',
-    ),
-  ],
-  transpose: [
-    one(
-      [2, 3, 4],
-      (x) => transpose(x, [2, 0, 1]),
-      (x) => permuted(x, [2, 0, 1]),
-      '[2 0 1]',
-    ),
-    one(
-      [2, 3, 4],
-      (x) => transpose(x, [0, -1, 1]),
-      (x) => permuted(x, [0, 2, 1]),
-      '[0 -1 1]',
-    ),
-    one(
-      [2, 1, 3, 5],
-      (x) => transpose(x, [3, 1, 0, 2]),
-      (x) => permuted(x, [3, 1, 0, 2]),
-      '4-D',
-    ),
-    one(
-      [2, 3],
-      (x) => transpose(x, [0, 1]),
-      (x) => x,
-      'identity',
-    ),
-  ],
-  swap: [
-    one([2, 3], swap, (x) => permuted(x, [1, 0]), ''),
-    one([2, 1, 3, 4], swap, (x) => permuted(x, [0, 1, 3, 2]), ''),
-  ],
-  expand: [
-    one(
-      [3, 1],
-      (x) => expand(x, [2, 3, 4]),
-      (x) => spread(x, [2, 3, 4]),
-      'to [2 3 4]',
-    ),
-    one(
-      [],
-      (x) => expand(x, [2, 2]),
-      (x) => spread(x, [2, 2]),
-      'of a scalar',
-    ),
-    one(
-      [1, 4],
-      (x) => expand(x, [1, 4]),
-      (x) => x,
-      'to itself',
-    ),
-  ],
-  sum: [
-    one(
-      [2, 3, 4],
-      (x) => sum(x),
-      (x) => as(sums(x, [0, 1, 2]), []),
-      'of all',
-    ),
-    one(
-      [2, 3, 4],
-      (x) => sum(x, [1]),
-      (x) => as(sums(x, [1]), [2, 4]),
-      'axis 1',
-    ),
-    one(
-      [2, 3, 4],
-      (x) => sum(x, [-1, 0]),
-      (x) => as(sums(x, [0, 2]), [3]),
-      'axes -1, 0',
-    ),
-    one(
-      [2, 3, 4],
-      (x) => sum(x, [-2], { keep: true }),
-      (x) => sums(x, [1]),
-      'axis -2, kept',
-    ),
-    one(
-      [2, 3],
-      (x) => sum(x, []),
-      (x) => x,
-      'no axis',
-    ),
-    one(
-      [1, 1],
-      (x) => sum(x, [0]),
-      (x) => as(x, [1]),
-      'one row',
-    ),
-  ],
-  sumTo: [
-    one(
-      [2, 3, 4],
-      (x) => sumTo(x, [3, 1]),
-      (x) => as(sums(x, [0, 2]), [3, 1]),
-      '[3 1]',
-    ),
-    one(
-      [2, 3, 4],
-      (x) => sumTo(x, []),
-      (x) => as(sums(x, [0, 1, 2]), []),
-      'a scalar',
-    ),
-    one(
-      [1, 3],
-      (x) => sumTo(x, [3]),
-      (x) => as(x, [3]),
-      'one row',
-    ),
-    one(
-      [2, 1, 3],
-      (x) => sumTo(x, [1, 1, 3]),
-      (x) => sums(x, [0]),
-      '[1 1 3]',
-    ),
-  ],
-  slice: [
-    one(
-      [4, 5],
-      (x) => slice(x, 0, 1, 3),
-      (x) => cut(x, 0, 1, 3),
-      '1:3',
-    ),
-    one(
-      [4, 5],
-      (x) => slice(x, -1, 2),
-      (x) => cut(x, 1, 2, 5),
-      'last axis, 2:',
-    ),
-    one(
-      [4, 5],
-      (x) => slice(x, 1, -3, -1),
-      (x) => cut(x, 1, 2, 4),
-      '-3:-1',
-    ),
-    one(
-      [2, 9],
-      (x) => slice(x, 1, 1, 8, 3),
-      (x) => cut(x, 1, 1, 8, 3),
-      '1:8:3',
-    ),
-    one(
-      [2, 8],
-      (x) => slice(x, 1, 0, 8, 2),
-      (x) => cut(x, 1, 0, 8, 2),
-      '::2',
-    ),
-    one(
-      [7, 2],
-      (x) => slice(x, 0, 2, 7, 4),
-      (x) => cut(x, 0, 2, 7, 4),
-      '2::4',
-    ),
-    one(
-      [3, 2],
-      (x) => slice(x, 0, 1, 2, 5),
-      (x) => cut(x, 0, 1, 2),
-      '1:2:5',
-    ),
-    one(
-      [3, 2],
-      (x) => slice(x, 0, 0),
-      (x) => x,
-      'of all',
-    ),
-  ],
-  pad: [
-    one(
-      [2, 3],
-      (x) => pad(x, 1, 2, 1),
-      (x) => framed(x, 1, 2, 1),
-      '2 before, 1 after',
-    ),
-    one(
-      [2, 3],
-      (x) => pad(x, -2, 0, 3),
-      (x) => framed(x, 0, 0, 3),
-      'axis -2',
-    ),
-    one(
-      [2, 3],
-      (x) => pad(x, 0, 0, 0),
-      (x) => x,
-      'by nothing',
-    ),
-  ],
-  concat: [
+  reshape: lines(
+    [[2, 3, 4], (x) => reshape(x, [6, 4]), (x) => as(x, [6, 4]), 'to [6 4]'],
+    [[2, 3, 4], (x) => reshape(x, [2, -1]), (x) => as(x, [2, 12]), 'to [2 -1]'],
+    [[1], (x) => reshape(x, []), (x) => as(x, []), 'to a scalar'],
+    [[2, 3], (x) => reshape(reshape(x, [3, 2]), [6]), (x) => as(x, [6]), 'twice'],
+    [[2, 3], (x) => reshape(reshape(x, [3, 2]), [2, 3]), (x) => x, 'and back'],
+  ),
+  transpose: lines(
+    [[2, 3, 4], (x) => transpose(x, [2, 0, 1]), (x) => permuted(x, [2, 0, 1]), '[2 0 1]'],
+    [[2, 3, 4], (x) => transpose(x, [0, -1, 1]), (x) => permuted(x, [0, 2, 1]), '[0 -1 1]'],
+    [[2, 1, 3, 5], (x) => transpose(x, [3, 1, 0, 2]), (x) => permuted(x, [3, 1, 0, 2]), '4-D'],
+    [[2, 3], (x) => transpose(x, [0, 1]), (x) => x, 'identity'],
+  ),
+  swap: lines(
+    [[2, 3], swap, (x) => permuted(x, [1, 0]), ''],
+    [[2, 1, 3, 4], swap, (x) => permuted(x, [0, 1, 3, 2]), ''],
+  ),
+  expand: lines(
+    [[3, 1], (x) => expand(x, [2, 3, 4]), (x) => spread(x, [2, 3, 4]), 'to [2 3 4]'],
+    [[], (x) => expand(x, [2, 2]), (x) => spread(x, [2, 2]), 'of a scalar'],
+    [[1, 4], (x) => expand(x, [1, 4]), (x) => x, 'to itself'],
+  ),
+  sum: lines(
+    [[2, 3, 4], (x) => sum(x), (x) => as(sums(x, [0, 1, 2]), []), 'of all'],
+    [[2, 3, 4], (x) => sum(x, [1]), (x) => as(sums(x, [1]), [2, 4]), 'axis 1'],
+    [[2, 3, 4], (x) => sum(x, [-1, 0]), (x) => as(sums(x, [0, 2]), [3]), 'axes -1, 0'],
+    [[2, 3, 4], (x) => sum(x, [-2], { keep: true }), (x) => sums(x, [1]), 'axis -2, kept'],
+    [[2, 3], (x) => sum(x, []), (x) => x, 'no axis'],
+    [[1, 1], (x) => sum(x, [0]), (x) => as(x, [1]), 'one row'],
+  ),
+  sumTo: lines(
+    [[2, 3, 4], (x) => sumTo(x, [3, 1]), (x) => as(sums(x, [0, 2]), [3, 1]), '[3 1]'],
+    [[2, 3, 4], (x) => sumTo(x, []), (x) => as(sums(x, [0, 1, 2]), []), 'a scalar'],
+    [[1, 3], (x) => sumTo(x, [3]), (x) => as(x, [3]), 'one row'],
+    [[2, 1, 3], (x) => sumTo(x, [1, 1, 3]), (x) => sums(x, [0]), '[1 1 3]'],
+  ),
+  slice: lines(
+    [[4, 5], (x) => slice(x, 0, 1, 3), (x) => cut(x, 0, 1, 3), '1:3'],
+    [[4, 5], (x) => slice(x, -1, 2), (x) => cut(x, 1, 2, 5), 'last axis, 2:'],
+    [[4, 5], (x) => slice(x, 1, -3, -1), (x) => cut(x, 1, 2, 4), '-3:-1'],
+    [[2, 9], (x) => slice(x, 1, 1, 8, 3), (x) => cut(x, 1, 1, 8, 3), '1:8:3'],
+    [[2, 8], (x) => slice(x, 1, 0, 8, 2), (x) => cut(x, 1, 0, 8, 2), '::2'],
+    [[7, 2], (x) => slice(x, 0, 2, 7, 4), (x) => cut(x, 0, 2, 7, 4), '2::4'],
+    [[3, 2], (x) => slice(x, 0, 1, 2, 5), (x) => cut(x, 0, 1, 2), '1:2:5'],
+    [[3, 2], (x) => slice(x, 0, 0), (x) => x, 'of all'],
+  ),
+  pad: lines(
+    [[2, 3], (x) => pad(x, 1, 2, 1), (x) => framed(x, 1, 2, 1), '2 before, 1 after'],
+    [[2, 3], (x) => pad(x, -2, 0, 3), (x) => framed(x, 0, 0, 3), 'axis -2'],
+    [[2, 3], (x) => pad(x, 0, 0, 0), (x) => x, 'by nothing'],
+  ),
+  concat: lines(
     {
       in: [
         [2, 3],
@@ -299,34 +127,19 @@ export const structuralCases: Rows<Ops> = {
       want: (a, b) => joined(0, a, b, a),
       label: 'twice the same',
     },
-    one(
-      [2, 2],
-      (x) => concat([x], 0),
-      (x) => x,
-      'of one',
-    ),
-  ],
-  split: [
-    one(
+    [[2, 2], (x) => concat([x], 0), (x) => x, 'of one'],
+  ),
+  split: lines(
+    [
       [2, 6],
       (x) => concat(split(x, [1, 2, 3], -1).toReversed(), -1),
       (x) => joined(1, cut(x, 1, 3, 6), cut(x, 1, 1, 3), cut(x, 1, 0, 1)),
       'reversed',
-    ),
-    one(
-      [4, 3],
-      (x) => split(x, [2, 2], 0)[1],
-      (x) => cut(x, 0, 2, 4),
-      'one part read',
-    ),
-  ],
-  cast: [
-    one(
-      [2, 3],
-      (x) => cast(cast(x, 'f64'), 'f32'),
-      (x) => x,
-      'to f64 and back',
-    ),
+    ],
+    [[4, 3], (x) => split(x, [2, 2], 0)[1], (x) => cut(x, 0, 2, 4), 'one part read'],
+  ),
+  cast: lines(
+    [[2, 3], (x) => cast(cast(x, 'f64'), 'f32'), (x) => x, 'to f64 and back'],
     {
       in: [{ shape: [2, 3], draw: near(0.5) }],
       build: (x) => cast(cast(x, 'i64'), 'f32'),
@@ -341,86 +154,45 @@ export const structuralCases: Rows<Ops> = {
       label: 'to f16 and back',
       eps: 1,
     },
-    one(
-      [5],
-      (x) => cast(x, 'f32'),
-      (x) => x,
-      'to its own type',
-    ),
-  ],
-  gather: [
-    one(
-      [5, 3],
-      (x) => gather(x, ids([4, 0, 4], [3])),
-      (x) => rows(x, [4, 0, 4], [3]),
-      '[3]',
-    ),
-    one(
+    [[5], (x) => cast(x, 'f32'), (x) => x, 'to its own type'],
+  ),
+  gather: lines(
+    [[5, 3], (x) => gather(x, ids([4, 0, 4], [3])), (x) => rows(x, [4, 0, 4], [3]), '[3]'],
+    [
       [4, 2, 3],
       (x) => gather(x, ids([1, 1, 0, 3], [2, 2])),
       (x) => rows(x, [1, 1, 0, 3], [2, 2]),
       '[2 2] of a 3-D table',
-    ),
-    one(
-      [3],
-      (x) => gather(x, ids([2], [])),
-      (x) => as(rows(x, [2], []), []),
-      'one entry',
-    ),
-  ],
-  scatterAdd: [
-    one(
+    ],
+    [[3], (x) => gather(x, ids([2], [])), (x) => as(rows(x, [2], []), []), 'one entry'],
+  ),
+  scatterAdd: lines(
+    [
       [3, 2],
       (x) => scatterAdd(ids([1, 3, 1], [3]), x, 5),
       (x) => scattered([1, 3, 1], x, 5),
       'into 5 rows',
-    ),
-    one(
+    ],
+    [
       [2, 2, 3],
       (x) => scatterAdd(ids([0, 2, 2, 2], [2, 2]), x, 3),
       (x) => scattered([0, 2, 2, 2], as(x, [4, 3]), 3),
       'by a matrix of ids',
-    ),
-  ],
-  upsample: [
-    one(
-      [1, 2, 3, 2],
-      (x) => upsample(x, 2),
-      (x) => enlarged(x, 2),
-      '×2',
-    ),
-    one(
-      [2, 1, 1, 3],
-      (x) => upsample(x, 3),
-      (x) => enlarged(x, 3),
-      '×3',
-    ),
-  ],
-  argmax: [
-    {
-      ...one(
-        [3, 4],
-        (x) => argmax(x, -1),
-        (x) => largest(x, 1),
-        'axis -1',
-      ),
-      gradient: 'raises',
-    },
-    {
-      ...one(
-        [3, 4, 2],
-        (x) => argmax(x, 1),
-        (x) => largest(x, 1),
-        'axis 1',
-      ),
-      gradient: 'raises',
-    },
-  ],
-  flipKernel: [
-    one([4, 3, 3, 2], flipKernel, flipped, ''),
-    one([2, 5, 1, 1], flipKernel, flipped, ''),
-    one([1, 1, 1, 3], flipKernel, flipped, ''),
-  ],
+    ],
+  ),
+  upsample: lines(
+    [[1, 2, 3, 2], (x) => upsample(x, 2), (x) => enlarged(x, 2), '×2'],
+    [[2, 1, 1, 3], (x) => upsample(x, 3), (x) => enlarged(x, 3), '×3'],
+  ),
+  argmax: lines(
+    [[3, 4], (x) => argmax(x, -1), (x) => largest(x, 1), 'axis -1', 'raises'],
+    [[3, 4, 2], (x) => argmax(x, 1), (x) => largest(x, 1), 'axis 1', 'raises'],
+  ),
+  flipKernel: lines(
+    [[4, 3, 3, 2], flipKernel, flipped, ''],
+    [[2, 5, 1, 1], flipKernel, flipped, ''],
+    [[1, 1, 1, 3], flipKernel, flipped, ''],
+  ),
 };
 
 function spread(x: Grid, shape: Shape): Grid {

@@ -153,7 +153,9 @@ describe('release', () => {
   test('of a program whose model failed is quiet, and the failure is not kept', async () => {
     let attempts = 0;
     const flaky: Runtime = {
-      ...{ profile: 'mapped', threads: 1, release: async () => {} },
+      profile: 'mapped',
+      threads: 1,
+      release: async () => {},
       load: async (bytes) => {
         if (attempts++ === 0) throw new Error('no memory');
         return runtime.load(bytes);
