@@ -28,9 +28,10 @@ function layers(config, half) {
   return list;
 }
 
+const configOf = (folder) => JSON.parse(readFileSync(join(folder, 'vae', 'config.json'), 'utf8'));
+
 export function deepen(from, to, seed = 0) {
-  const read = (folder) => JSON.parse(readFileSync(join(folder, 'vae', 'config.json'), 'utf8'));
-  const [old, wanted] = [read(from), read(to)];
+  const [old, wanted] = [configOf(from), configOf(to)];
   const weights = Weights.fromFile(join(from, 'vae', 'diffusion_pytorch_model.safetensors'));
   const out = {};
   for (const half of ['encoder', 'decoder']) {
@@ -49,9 +50,15 @@ export function deepen(from, to, seed = 0) {
       const bound = 1 / Math.sqrt(width * 9);
       for (const conv of [0, 2, 4]) {
         const draw = (size) =>
-          Float32Array.from({ length: size }, () => (conv === 4 ? 0 : (2 * rng.uniform() - 1) * bound));
+          Float32Array.from({ length: size }, () =>
+            conv === 4 ? 0 : (2 * rng.uniform() - 1) * bound,
+          );
         const place = `${half}.layers.${n}.conv.${conv}`;
-        out[`${place}.weight`] = { dtype: 'f32', shape: [width, width, 3, 3], data: draw(width * width * 9) };
+        out[`${place}.weight`] = {
+          dtype: 'f32',
+          shape: [width, width, 3, 3],
+          data: draw(width * width * 9),
+        };
         out[`${place}.bias`] = { dtype: 'f32', shape: [width], data: draw(width) };
       }
     });

@@ -16,9 +16,9 @@ const pocket = join(here, '..');
 const root = join(pocket, '..', '..');
 const models = join(pocket, 'models');
 
-/** In order; each may need the ones before it. `install: false` leaves the weights in the run. */
+/** In order; each may need the ones before it. Weights go to models/, or stay with the stage for the next one. */
 const stages = [
-  { name: 'vae-1', install: false },
+  { name: 'vae-1', keep: true },
   { name: 'vae-2', before: deepenFirst, after: setLatentScale },
   { name: 'backbone-1' },
 ];
@@ -64,10 +64,10 @@ function deepenFirst() {
   const start = join(root, 'runs', 'vae-2-start');
   mkdirSync(join(start, 'vae'), { recursive: true });
   cpSync(join(models, 'vae', 'config.json'), join(start, 'vae', 'config.json'));
-  deepen(join(root, 'runs', 'vae-1', 'best'), start, 2);
+  deepen(join(pocket, 'stages', 'vae-1'), start, 2);
 }
 
-async function runStage({ name, install = true, before, after }) {
+async function runStage({ name, keep = false, before, after }) {
   const run = join(root, 'runs', name);
   const recipe = join(pocket, 'recipes', `${name}.yaml`);
   const resume = existsSync(join(run, 'recipe.yaml')) ? ['--resume'] : [];
@@ -78,7 +78,7 @@ async function runStage({ name, install = true, before, after }) {
   const stage = join(pocket, 'stages', name);
   mkdirSync(stage, { recursive: true });
   for (const file of ['log.jsonl', 'recipe.yaml']) cpSync(join(run, file), join(stage, file));
-  if (install) cpSync(join(run, 'best'), models, { recursive: true });
+  cpSync(join(run, 'best'), keep ? stage : models, { recursive: true });
   await after?.();
 }
 
