@@ -12,7 +12,7 @@ import {
   type Tap,
   zeros,
 } from '@attune/core';
-import { mean, mul, silu, type Tensor, type Weights } from '@attune/engine';
+import { expand, mean, silu, type Tensor, type Weights } from '@attune/engine';
 
 import type { EditConfig } from './config.ts';
 
@@ -33,6 +33,7 @@ export function edit({ name = 'edit', config, weights, strength, train }: EditOp
   return {
     name,
     ports: portsOf(config),
+    commutes: true,
     ...(weights ? { weights } : {}),
     ...(strength === undefined ? {} : { strength }),
     ...(train ? { train } : {}),
@@ -86,7 +87,7 @@ function control(root: Scope, ports: PortValues, config: EditConfig): Control {
   });
   const out = (scope: Scope, x: Tensor) => {
     const y = conv(scope, x, x.dim(1), { kernel: 1, init: zeros });
-    return config.global_pool_conditions ? mul(mean(y, [2, 3], { keep: true }), 1) : y;
+    return config.global_pool_conditions ? expand(mean(y, [2, 3], { keep: true }), y.shape) : y;
   };
   return {
     skips: skips.map((skip, i) => out(root.at('controlnet_down_blocks', i), skip)),

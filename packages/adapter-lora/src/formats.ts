@@ -1,6 +1,6 @@
 /** LoRA files in the wild: which dialect, which module, which rank and alpha. One table, read both ways. */
 
-import type { AdapterFile } from '@attune/core';
+import type { AdapterFile, FileExtras } from '@attune/core';
 import { AttuneError, nearest, type Weights } from '@attune/engine';
 import { z } from 'zod';
 
@@ -14,6 +14,7 @@ export interface LoraFile {
   readonly modules: ReadonlyMap<string, Module>;
   /** The key in the file of one of `weights`: the table read backwards. */
   readonly fileKey: (name: string) => string;
+  readonly fileExtras: FileExtras;
 }
 
 export type Dialect = 'diffusers' | 'peft' | 'kohya';
@@ -91,6 +92,14 @@ export function readLora(file: AdapterFile, addresses: ReadonlySet<string>): Lor
     weights: file.weights.renamed((name) => renamed.get(name)),
     modules,
     fileKey: (name) => keys.get(name) ?? name,
+    fileExtras: {
+      metadata: file.metadata,
+      tensors: Object.fromEntries(
+        names
+          .filter((name) => name.endsWith('.alpha'))
+          .map((name) => [name, file.weights.entry(name).load()]),
+      ),
+    },
   };
 }
 

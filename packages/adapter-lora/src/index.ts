@@ -34,8 +34,8 @@ export default definePlugin({
           const layers = [...inventory(model, nominalDims).sites].flatMap((site) =>
             site.startsWith('layer:') ? [site.slice(6)] : [],
           );
-          const { weights, modules, fileKey } = readLora(file, new Set(layers));
-          return lora({ ...common, weights, modules, fileKey });
+          const { weights, modules, fileKey, fileExtras } = readLora(file, new Set(layers));
+          return lora({ ...common, weights, modules, fileKey, fileExtras });
         },
       }),
     },

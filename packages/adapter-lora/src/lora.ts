@@ -2,13 +2,14 @@
 
 import {
   type Adapter,
+  type FileExtras,
   type Selector,
   type Site,
   type Strength,
   uniform,
   zeros,
 } from '@attune/core';
-import { conv2d, linear, mul, type Tensor, type Weights } from '@attune/engine';
+import { AttuneError, conv2d, linear, mul, type Tensor, type Weights } from '@attune/engine';
 
 /** Rank and scale of one module. */
 export interface Module {
@@ -29,6 +30,8 @@ export interface LoraOptions {
   readonly weights?: Weights;
   /** The key of a parameter in the file that `weights` came from. */
   readonly fileKey?: (name: string) => string;
+  /** What a loaded file held beside its matrices; default: a PEFT header with rank and alpha. */
+  readonly fileExtras?: FileExtras;
   readonly strength?: Strength;
   readonly train?: true | readonly string[];
 }
@@ -46,6 +49,7 @@ export function lora({
   modules,
   weights,
   fileKey,
+  fileExtras,
   strength,
   train,
 }: LoraOptions = {}): Adapter {
@@ -53,8 +57,10 @@ export function lora({
     name,
     ports: {},
     live: true,
+    commutes: true,
     ...(weights ? { weights } : {}),
     ...(fileKey ? { fileKey } : {}),
+    fileExtras: fileExtras ?? { metadata: peftHeader(rank, alpha), tensors: {} },
     ...(strength === undefined ? {} : { strength }),
     ...(train ? { train } : {}),
     attach: () => [
@@ -66,8 +72,25 @@ export function lora({
   };
 }
 
-function lowRank(value: Tensor, { layer, scope }: Site, { rank, alpha }: Module): Tensor {
-  const { weight, apply } = layer!;
+/** Rank and alpha where diffusers looks for them: PEFT's config in the header, by component. */
+function peftHeader(rank: number, alpha: number): Record<string, string> {
+  const config = ['unet', 'text_encoder'].flatMap((component) => [
+    [`${component}.peft_type`, 'LORA'],
+    [`${component}.r`, rank],
+    [`${component}.lora_alpha`, alpha],
+  ]);
+  return { lora_adapter_metadata: JSON.stringify(Object.fromEntries(config)) };
+}
+
+function lowRank(value: Tensor, { address, layer, scope }: Site, module: Module): Tensor {
+  const { rank, alpha } = module;
+  const { type, weight, apply } = layer!;
+  if (type !== 'linear' && type !== 'conv')
+    throw new AttuneError(
+      'BAD_TARGET',
+      `${scope.path}: ${address} is a layer of type ${type}; low-rank matrices act on linear and conv layers only: narrow the targets.`,
+      { address, type },
+    );
   const [out, ...into] = weight.shape;
   const fanIn = into.reduce((a, b) => a * b, 1);
   const down = scope.param('lora_A.weight', [rank, ...into], uniform(fanIn));

@@ -3,6 +3,7 @@
 import {
   type Adapter,
   conv,
+  lift,
   type Port,
   type Scope,
   type Site,
@@ -104,12 +105,13 @@ function motion(
 /** First-frame latent on frame 0 (zeros elsewhere) and a mask: the extra columns of an input convolution. */
 function widened(scope: Scope, value: Tensor, first: Tensor, { call: { B, F } }: Site): Tensor {
   const [rows, c, h, w] = first.shape;
-  if (rows !== B)
+  if (rows !== 1 && rows !== B)
     throw new AttuneError(
       'PORT_ROWS',
-      `${scope.path}: the first frame has ${rows} rows for ${B} clips.`,
+      `${scope.path}: the first frame has ${rows} rows for ${B} clips; give 1 or ${B}.`,
+      { rows, B },
     );
-  const clip = pad(reshape(first, [B, 1, c, h, w]), 1, 0, F - 1);
+  const clip = pad(reshape(lift(first, B, { B, F }), [B, 1, c, h, w]), 1, 0, F - 1);
   const mask = new Float32Array(B * F * h * w);
   for (let b = 0; b < B; b++) mask.fill(1, b * F * h * w, (b * F + 1) * h * w);
   const extra = concat([reshape(clip, [B * F, c, h, w]), values(mask, [B * F, 1, h, w])], 1);

@@ -1,5 +1,6 @@
 export {
   type Adapter,
+  type FileExtras,
   checkpointKey,
   type Port,
   type Ports,
@@ -89,7 +90,7 @@ export {
   ScheduleConfig,
   type Spacing,
 } from './schedule/noise.ts';
-export { type Plan, type Step, takeStep } from './schedule/sampler.ts';
+export { type Plan, type Sampler, type Step, takeStep } from './schedule/sampler.ts';
 export { Tokenizer } from './models/tokenizer.ts';
 export { trainWordTokenizer } from './models/bpe.ts';
 export { type Compiled, ModelRunner } from './sample/runner.ts';

@@ -92,7 +92,9 @@ export function motionEnergy(frames: Frames, weights?: Weighting): number {
   let [sum, total] = [0, 0];
   for (let t = 0; t + 1 < F; t++)
     for (let i = 0; i < area; i++) {
-      const weight = weights ? Math.max(weights.data[t * area + i], weights.data[(t + 1) * area + i]) : 1;
+      const weight = weights
+        ? Math.max(weights.data[t * area + i], weights.data[(t + 1) * area + i])
+        : 1;
       for (let c = 0; c < C; c++) {
         const at = (t * C + c) * area + i;
         sum += weight * (frames.data[at + C * area] - frames.data[at]) ** 2;

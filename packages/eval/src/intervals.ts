@@ -72,7 +72,8 @@ export function pairedDifference(
 }
 
 /** Whether an interval lies wholly on one side of a bound. */
-export const excludes = ({ low, high }: Interval, bound = 0): boolean => low > bound || high < bound;
+export const excludes = ({ low, high }: Interval, bound = 0): boolean =>
+  low > bound || high < bound;
 
 /** The q-quantile of ascending values, between neighbours by their distance. */
 function quantile(sorted: Float64Array, q: number): number {

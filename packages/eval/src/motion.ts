@@ -32,7 +32,7 @@ export interface MotionThresholds {
 }
 
 /** For 64 px clips of 8 frames whose objects are 36 to 44 px wide. */
-export const pocketThresholds: MotionThresholds = { slide: 7, zoom: 1.22, bounce: 5, turn: 0.07 };
+export const pocketThresholds: MotionThresholds = { slide: 7, zoom: 1.22, bounce: 5, turn: 0.06 };
 
 /** Samples along each side of the registered patch, which spans ±`reach` scales. */
 const GRID = 24;
@@ -42,7 +42,12 @@ const REACH = 0.5;
 export function trackOf(frames: Frames, masks: Weighting): Track {
   const [F, C, H, W] = frames.shape;
   const area = H * W;
-  const track = { x: [] as number[], y: [] as number[], scale: [] as number[], turn: [] as number[] };
+  const track = {
+    x: [] as number[],
+    y: [] as number[],
+    scale: [] as number[],
+    turn: [] as number[],
+  };
   let first: Patch | undefined;
   for (let f = 0; f < F; f++) {
     const mask = masks.data.subarray(f * area, (f + 1) * area);
@@ -111,7 +116,10 @@ function patchDistance(a: Patch, b: Patch): number {
   return total > 0 ? sum / total : 0;
 }
 
-/** The motion that a track shows; a slide is looked for first, because an object that leaves the frame also shrinks. */
+/**
+ * The motion that a track shows. A slide is looked for first, because an object that leaves the frame
+ * also shrinks; between a spin and a bounce the one with more of its evidence wins.
+ */
 export function motionClass(
   { x, y, scale, turn }: Track,
   limits: MotionThresholds = pocketThresholds,
@@ -121,8 +129,10 @@ export function motionClass(
   const zoom = Math.log(scale[scale.length - 1] / scale[0]);
   if (Math.abs(way) >= limits.slide) return way < 0 ? 'left' : 'right';
   if (Math.abs(zoom) >= Math.log(limits.zoom)) return zoom > 0 ? 'grow' : 'shrink';
-  if (Math.max(...turn) >= limits.turn) return 'spin';
-  return Math.max(...y) - Math.min(...y) >= limits.bounce ? 'bounce' : 'still';
+  const spin = Math.max(...turn) / limits.turn;
+  const bounce = (Math.max(...y) - Math.min(...y)) / limits.bounce;
+  if (Math.max(spin, bounce) < 1) return 'still';
+  return spin > bounce ? 'spin' : 'bounce';
 }
 
 /** The median over time of every value, [C, H, W]: a still background where the object keeps moving. */
@@ -140,7 +150,10 @@ export function medianFrame({ data, shape: [F, ...rest] }: Frames): Float32Array
  * The still background of a clip whose masks are known, [C, H, W]: the mean over the frames in which
  * the object is elsewhere, NaN where it never is.
  */
-export function backgroundOf({ data, shape: [F, C, H, W] }: Frames, masks: Weighting): Float32Array {
+export function backgroundOf(
+  { data, shape: [F, C, H, W] }: Frames,
+  masks: Weighting,
+): Float32Array {
   const area = H * W;
   return Float32Array.from({ length: C * area }, (_, i) => {
     let [sum, total] = [0, 0];

@@ -59,15 +59,22 @@ export function formatReport({ title, metrics, rows, notes = [] }: Report): stri
     }),
   ];
   const body = rows.map((row) => [row.name, ...metrics.map((metric) => cell(row, metric))]);
-  const widths = header.map((_, i) => Math.max(3, ...[header, ...body].map((row) => row[i].length)));
+  const widths = header.map((_, i) =>
+    Math.max(3, ...[header, ...body].map((row) => row[i].length)),
+  );
   const line = (cells: readonly string[]): string =>
     `| ${cells.map((text, i) => (i === 0 ? text.padEnd(widths[i]) : text.padStart(widths[i]))).join(' | ')} |`;
   const rule = widths.map((width, i) =>
     i === 0 ? '-'.repeat(width) : `${'-'.repeat(width - 1)}:`,
   );
-  return [title, '', line(header), line(rule), ...body.map(line), ...notes.map((n) => `\n${n}`)].join(
-    '\n',
-  );
+  return [
+    title,
+    '',
+    line(header),
+    line(rule),
+    ...body.map(line),
+    ...notes.map((n) => `\n${n}`),
+  ].join('\n');
 }
 
 function cell({ values, intervals }: ReportRow, { key, digits = 2 }: Metric): string {

@@ -117,7 +117,8 @@ async function inspectFolder(file: string, context: InspectContext): Promise<Ver
   const parts = ['unet', 'vae', 'text_encoder'].filter((part) =>
     existsSync(join(file, part, 'config.json')),
   );
-  if (parts.length > 0) return inspectModel(file, 'model', await loadModel(file, { loader: context.loader }));
+  if (parts.length > 0)
+    return inspectModel(file, 'model', await loadModel(file, { loader: context.loader }));
   const single = readdirSync(file).filter((name) => name.endsWith('.safetensors'));
   const standard = /^(diffusion_pytorch_model|model|adapter_model)\b/;
   if (single.length > 0 && !single.some((name) => standard.test(name)))

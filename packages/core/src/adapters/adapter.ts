@@ -4,6 +4,7 @@ import {
   AttuneError,
   type DType,
   input,
+  type NDArray,
   type Shape,
   type Tensor,
   type Weights,
@@ -12,6 +13,7 @@ import {
 import type { Dims } from '../models/net.ts';
 import type { Selector } from '../nn/address.ts';
 import type { Scope, Site } from '../nn/scope.ts';
+import type { ScheduleConfig } from '../schedule/noise.ts';
 
 /** A conditioning input of an adapter, fed under the name `<adapter>.<port>`. */
 export interface Port {
@@ -41,6 +43,11 @@ export interface Tap {
 /** One number, or a number per address prefix (`{ default: 0.8, 'unet.up_blocks.1': 0.4 }`). */
 export type Strength = number | Readonly<Record<string, number>>;
 
+export interface FileExtras {
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tensors: Readonly<Record<string, NDArray>>;
+}
+
 export interface Adapter {
   /** Unique in its stack, without a dot, no net's name: the first part of its parameters' names. */
   readonly name: string;
@@ -54,8 +61,16 @@ export interface Adapter {
   readonly strength?: Strength;
   /** True when a frame's result depends on the other frames of its clip. */
   readonly mixesFrames?: boolean;
+  /** True when it may be swapped with its neighbours that say so, too: no delta of it reads its value. */
+  readonly commutes?: boolean;
+  /** The noise and the prediction type it was trained with, as keys of a scheduler config. */
+  readonly trainedWith?: Readonly<Partial<ScheduleConfig>>;
+  /** The SPDX identifier of the terms its weights come under. */
+  readonly license?: string;
   /** The key of one of its parameters in the file it came from, in that file's dialect. Absent: its own name. */
   fileKey?(name: string): string;
+  /** What its file holds beside its parameters: header metadata, tensors such as alphas. */
+  readonly fileExtras?: FileExtras;
   /** Called once per trace; traces nothing by itself. */
   attach(scope: Scope, ports: PortValues): readonly Tap[];
 }

@@ -93,9 +93,9 @@ export async function loadModel(
     );
   const loaded = await Promise.all(
     found.map(async ({ name, part }) => {
-      const { config, create } = await familyOf(part, loader);
+      const family = await familyOf(part, loader);
       return {
-        ...create(parseConfig(config, part.config, part.folder), name),
+        ...family.create(parseConfig(family.config, part.config, part.folder), name),
         weights: canonical(part).prefixed(`${name}.`),
       };
     }),

@@ -1,7 +1,6 @@
 /** Finds plugins by their manifests and imports the code of those in use. */
 
 import { existsSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
@@ -81,7 +80,7 @@ export class PluginLoader {
 
 async function load(owner: FoundPlugin): Promise<Plugin> {
   try {
-    const entry = createRequire(join(owner.folder, 'package.json')).resolve(owner.package);
+    const entry = join(owner.folder, entryOf(readJson(join(owner.folder, 'package.json'))));
     const module = (await import(pathToFileURL(entry).href)) as { default?: Plugin };
     const plugin = module.default;
     if (!plugin?.contributes) throw new TypeError('it has no default export from definePlugin');
@@ -95,6 +94,25 @@ async function load(owner: FoundPlugin): Promise<Plugin> {
       { plugin: owner.package, reason },
     );
   }
+}
+
+/** The main file of a package: what `import` of its name gives, wherever its folder lies. */
+function entryOf(json: unknown): string {
+  const { exports, main } = Object(json) as { exports?: unknown; main?: unknown };
+  const root = Object(exports) as { '.'?: unknown };
+  const found = exported(root['.'] ?? exports) ?? main;
+  return typeof found === 'string' ? found : 'index.js';
+}
+
+/** The target of an `exports` entry under the conditions of Node's `import`. */
+function exported(entry: unknown): string | undefined {
+  if (typeof entry === 'string') return entry;
+  for (const [condition, target] of Object.entries(Object(entry) as object))
+    if (['node', 'import', 'default'].includes(condition)) {
+      const found = exported(target);
+      if (found !== undefined) return found;
+    }
+  return undefined;
 }
 
 /** Plugins among the direct dependencies of the nearest package.json above `from`, and at `paths`. */

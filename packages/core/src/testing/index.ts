@@ -1,1 +1,10 @@
-export {};
+export {
+  checkAdapter,
+  checkKind,
+  type Declared,
+  type Finding,
+  laws,
+  type MakeAdapter,
+} from './check.ts';
+export { describeAdapter, type TestRunner } from './describe.ts';
+export { randomised, tinyModel, tinyUNet } from './tiny.ts';

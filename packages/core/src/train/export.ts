@@ -39,11 +39,19 @@ export function exportTrained(
     groups.set(group, named);
   }
   mkdirSync(folder, { recursive: true });
-  const adapters = new Set(model.adapters.map(({ name }) => name));
   for (const [group, named] of groups) {
-    if (adapters.has(group)) {
-      const file = join(folder, `${group}.safetensors`);
-      writeSafetensors(file, named, metadata);
+    const adapter = model.adapters.find(({ name }) => name === group);
+    if (adapter) {
+      const { tensors = {}, metadata: own = {} } = adapter.fileExtras ?? {};
+      const keyed = Object.entries(named).map(([name, array]) => [
+        adapter.fileKey?.(name) ?? name,
+        array,
+      ]);
+      writeSafetensors(
+        join(folder, `${group}.safetensors`),
+        { ...tensors, ...Object.fromEntries(keyed) },
+        { ...own, ...metadata },
+      );
       continue;
     }
     const part = join(folder, group);

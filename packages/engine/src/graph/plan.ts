@@ -66,7 +66,9 @@ export function plan(
   };
   const keys = [...new Set(alive.map(keyOf))].filter((key) => key !== undefined);
   keys.sort((a, b) => a - b);
-  const last = keys.at(-1) ?? 2 ** 20;
+  // Outputs that belong nowhere come last; an input of rate `step` needs a step.
+  const fed = roots.some((t) => isLeaf(t) && rate.get(t) === 'step');
+  const last = fed ? Math.max(keys.at(-1) ?? 0, 2 ** 20) : (keys.at(-1) ?? 2 ** 20);
 
   const parts = new Map<number, { crossing: Set<Tensor>; outputs: Set<Tensor> }>();
   for (const key of [...keys, last]) parts.set(key, { crossing: new Set(), outputs: new Set() });

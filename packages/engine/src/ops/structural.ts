@@ -9,7 +9,7 @@ import { commonType, defineOp } from '../graph/op.ts';
 import { axisOf, broadcast, resolveShape, sameShape, type Shape } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import type { DType } from '../runtime/array.ts';
-import { f32 } from '../runtime/array.ts';
+import { f32, isFloat } from '../runtime/array.ts';
 
 const reshapeOp = defineOp<{ shape: Shape }>('reshape', {
   shape: (_, { shape }) => shape,
@@ -204,11 +204,9 @@ const castOp = defineOp<{ dtype: DType }>('cast', {
   shape: ([x], { dtype }) => ({ shape: x.shape, dtype }),
   onnx: (emit, [x], node) => emit.node('Cast', [x], { to: onnxType[node.attrs.dtype] }),
   // Cotangents are f32 whatever the float type between; integers carry none.
-  vjp: (dy, [x], node) => [floats.has(x.dtype) && floats.has(node.attrs.dtype) ? dy : null],
+  vjp: (dy, [x], node) => [isFloat(x.dtype) && isFloat(node.attrs.dtype) ? dy : null],
   cheap: true,
 });
-
-const floats: ReadonlySet<DType> = new Set<DType>(['f32', 'f16', 'bf16', 'f64']);
 
 /** ONNX's numbers for element types. */
 export const onnxType: Readonly<Record<DType, number>> = {

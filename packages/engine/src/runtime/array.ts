@@ -34,6 +34,10 @@ export const itemSize: Readonly<Record<DType, number>> = {
   bool: 1,
 };
 
+/** Types that carry gradients; the gradients themselves are f32. */
+export const isFloat = (dtype: DType): boolean =>
+  dtype === 'f32' || dtype === 'f16' || dtype === 'bf16' || dtype === 'f64';
+
 const arrayTypes = {
   f32: Float32Array,
   f16: Uint16Array,

@@ -1,11 +1,11 @@
 /** A piece of a graph as a model of its own, compiled and loaded at first use. */
 
 import { AttuneError, nearest } from '../errors.ts';
-import { sameShape } from '../graph/shape.ts';
+import { sameShape, type Shape } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import { emit } from '../onnx/emit.ts';
 import type { Weights } from '../weights/store.ts';
-import type { NDArray } from './array.ts';
+import type { DType, NDArray } from './array.ts';
 import type { Runtime, Session } from './session.ts';
 
 export type Feeds = Readonly<Record<string, NDArray>>;
@@ -70,7 +70,11 @@ interface Loaded {
 }
 
 /** A fed array, of the shape and type the program was compiled for. */
-export function checked(feeds: Feeds, name: string, t: Tensor): NDArray {
+export function checked(
+  feeds: Feeds,
+  name: string,
+  t: { readonly shape: Shape; readonly dtype: DType },
+): NDArray {
   const array = feeds[name];
   if (!array)
     throw new AttuneError(

@@ -86,7 +86,7 @@ export class Program {
 
   /** A backward pass for the named inputs and live parameters. */
   sweep(wrt: readonly string[], remat: Remat = 'none'): Sweep {
-    const targets = wrt.map((name) => {
+    const targets = [...new Set(wrt)].map((name) => {
       const leaf = this.inputs.get(name);
       if (!leaf)
         throw new AttuneError(

@@ -6,7 +6,7 @@ import { input, isInput, isLeaf } from '../graph/leaf.ts';
 import type { Segment } from '../graph/plan.ts';
 import { savedValues } from '../graph/remat.ts';
 import { ancestors, type Tensor } from '../graph/tensor.ts';
-import { type F32Array, type NDArray, sizeOf } from './array.ts';
+import { type F32Array, isFloat, type NDArray, sizeOf } from './array.ts';
 import { checked, type Feeds, type Part } from './part.ts';
 import type { Program } from './program.ts';
 
@@ -62,7 +62,7 @@ export class Sweep {
 
   #differentiate(segment: Segment, active: ReadonlySet<Tensor>): Backward | undefined {
     // The cotangent of a leaf that is an output is its gradient already.
-    const ys = segment.outputs.filter((t) => active.has(t) && t.dtype === 'f32' && !isLeaf(t));
+    const ys = segment.outputs.filter((t) => active.has(t) && isFloat(t.dtype) && !isLeaf(t));
     const inside = new Set(ancestors(segment.outputs, new Set(segment.crossing)));
     const leaves = this.#targets.filter((t) => inside.has(t));
     const wanted = [...segment.crossing.filter((t) => active.has(t)), ...leaves];
@@ -119,7 +119,8 @@ export class Sweep {
       const inStep = isLeaf(t)
         ? isInput(t) && t.attrs.rate === 'step'
         : segments.some((s) => s.rate === 'step' && s.outputs.includes(t));
-      pour(inStep ? own : bar, t, checked(cotangents, name, t) as F32Array);
+      const { shape } = t;
+      pour(inStep ? own : bar, t, checked(cotangents, name, { shape, dtype: 'f32' }) as F32Array);
     }
     await this.#sweep('step', tape, own, bar);
     return this.#named((t) => isInput(t) && t.attrs.rate === 'step', own);

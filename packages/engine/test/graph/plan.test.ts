@@ -131,6 +131,11 @@ describe('a plan', () => {
     expect(outline(plan({ outputs: { v: exp(w) }, marks: [] }))).toEqual([
       { rate: 'step', in: '', out: 'exp' },
     ]);
+    const c = exp(input('c', [2], { rate: 'clip' }));
+    expect(outline(plan({ outputs: { x, c }, marks: [] }))).toEqual([
+      { rate: 'clip', in: '', out: 'exp' },
+      { rate: 'step', in: '', out: 'input' },
+    ]);
   });
 
   test('a differentiated graph can be cut anywhere', async () => {
@@ -170,10 +175,11 @@ describe('saved values', () => {
   const x = input('x', [2, 8]);
   const w = param('w', [8, 8]);
 
-  const saved = (y: Tensor, xs: readonly Tensor[] = [x]): Tensor[] => {
+  /** For the gradient of y in x, or in the values that cross into its segment. */
+  const saved = (y: Tensor, crossing: readonly Tensor[] = []): Tensor[] => {
     const seed = input('dy', y.shape);
-    const grads = grad([y], [seed], xs).filter((g) => g !== null);
-    return savedValues(grads, [seed], []);
+    const grads = grad([y], [seed], crossing.length ? crossing : [x]).filter((g) => g !== null);
+    return savedValues(grads, [seed], crossing);
   };
 
   test('leave out what follows cheaply from kept ones', () => {
@@ -185,6 +191,13 @@ describe('saved values', () => {
   test('leave out what follows from the inputs', () => {
     expect(saved(linear(silu(x), w))).toEqual([]);
     expect(saved(linear(x, w))).toEqual([]);
+  });
+
+  test('begin at what crosses into the segment', () => {
+    const h = silu(linear(x, w));
+    const u = linear(h, w);
+    expect(saved(linear(exp(silu(u)), w), [h])).toEqual([u]);
+    expect(saved(exp(silu(h)), [h])).toEqual([]);
   });
 
   test('keep a cheap value where its roots are larger', () => {

@@ -4,6 +4,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 
 import {
   add,
+  cast,
   type Cotangents,
   constant,
   exp,
@@ -21,6 +22,7 @@ import {
   type Remat,
   sum,
   type Tape,
+  tracePosition,
   Weights,
   zeros,
 } from '../../src/index.ts';
@@ -165,6 +167,26 @@ describe('a sweep', () => {
         c: [3, 9, 19],
         p: [3, 9, 19],
       });
+  });
+
+  test('names an input twice and counts it once', async () => {
+    const outputs = { y: mul(input('s', [3]), 2) };
+    const program = new Program({ outputs, marks: [] }, { runtime, weights });
+    const { grads } = await program.sweep(['s', 's']).run({ s: x }, { y: one });
+    expect([...grads.s.data]).toEqual([2, 2, 2]);
+    await program.release();
+  });
+
+  test('passes through half precision, at a cut and as an output', async () => {
+    const marks: number[] = [];
+    const half = cast(mul(input('s', [3]), 2), 'f16');
+    marks.push(tracePosition());
+    const outputs = { y: mul(cast(half, 'f32'), 3), half };
+    const program = new Program({ outputs, marks }, { runtime, weights, segments: 'marks' });
+    expect(program.segments.length).toBe(2);
+    const { grads } = await program.sweep(['s']).run({ s: x }, { y: one, half: one });
+    expect([...grads.s.data]).toEqual([8, 8, 8]);
+    await program.release();
   });
 
   test('sums over two names of one output', async () => {

@@ -81,7 +81,7 @@ function soil(picture: Picture, rng: Rng): void {
     const { data } = rng.normals([3, side, side]);
     for (let i = 0; i < picture.length; i++) {
       const c = Math.floor(i / AREA);
-      const y = Math.floor(((i % AREA) / SIDE) / cell);
+      const y = Math.floor((i % AREA) / SIDE / cell);
       const x = Math.floor((i % SIDE) / cell);
       picture[i] += deviation * data[(c * side + y) * side + x];
     }

@@ -4,8 +4,18 @@
  * ever a critic.
  */
 
-import { conv, groupNorm, linear, type Net, type NetKind, netKind, type Scope } from '@attune/core';
-import { add, mean, silu, type Tensor } from '@attune/engine';
+import {
+  conv,
+  groupNorm,
+  linear,
+  type Net,
+  type NetKind,
+  netKind,
+  type Scope,
+  toTokens,
+  zeros,
+} from '@attune/core';
+import { add, mul, silu, softmax, sum, type Tensor } from '@attune/engine';
 import { z } from 'zod';
 
 import { HEADS } from './labels.ts';
@@ -51,12 +61,20 @@ export function classifier(config: ClassifierConfig, name: string): Net {
         for (let j = 0; j < (layers[i] ?? 0); j++) x = block(level.at('resnets', j), x);
         outputs[`level.${i}`] = x;
       });
-      const pooled = mean(normed(scope.at('conv_norm_out'), x), [2, 3]);
-      for (const [head, classes] of Object.entries(HEADS))
-        outputs[`logits.${head}`] = linear(scope.at('heads', head), pooled, classes.length);
+      const tokens = toTokens(normed(scope.at('conv_norm_out'), x));
+      for (const [head, classes] of Object.entries(HEADS)) {
+        const seen = attentionPool(scope.at('pools', head), tokens);
+        outputs[`logits.${head}`] = linear(scope.at('heads', head), seen, classes.length);
+      }
       return outputs;
     },
   };
+}
+
+/** Tokens [N, L, C] → [N, C]: their mean by learned weights of place, at first the plain mean. */
+function attentionPool(scope: Scope, tokens: Tensor): Tensor {
+  const weights = softmax(linear(scope, tokens, 1, { init: zeros }), 1);
+  return sum(mul(tokens, weights), [1]);
 }
 
 /** A classifier as a part of a model folder; its one net has the part's name. */

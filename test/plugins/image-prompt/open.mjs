@@ -1,0 +1,49 @@
+/** Opens stack.yaml as a stranger's program would, from the built packages, and prints what came of it. */
+
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+import {
+  compile,
+  createContainer,
+  findPlugins,
+  LoaderToken,
+  materialize,
+  openStack,
+  parseYaml,
+  StackFile,
+  standingFeeds,
+} from '@attune/core';
+import { checkKind } from '@attune/core/testing';
+import { OrtRuntime, Rng } from '@attune/engine';
+
+const folder = dirname(fileURLToPath(import.meta.url));
+const file = join(folder, 'stack.yaml');
+const stack = parseYaml(StackFile, readFileSync(file, 'utf8'), file);
+const plugins = findPlugins(folder, stack.plugins);
+const loader = createContainer(plugins).get(LoaderToken);
+
+const dims = { B: 1, F: 2, H: 8, W: 8, L: 4 };
+const model = materialize(await openStack(stack, folder, loader), { dims });
+const program = compile(
+  model,
+  { net: 'unet', dims },
+  { runtime: new OrtRuntime({ threads: 1 }) },
+);
+const feeds = standingFeeds(model, program);
+for (const [name, { shape }] of program.inputs)
+  feeds[name] ??= Rng.of(1).fork(name).normals(shape);
+const { sample } = await program.run(feeds);
+
+const kind = await loader.get('adapters', 'example/image-prompt');
+const report = {
+  plugins: plugins.map(({ package: name }) => name),
+  adapters: model.adapters.map(({ name, strength }) => ({ name, strength })),
+  inputs: [...program.inputs.keys()],
+  own: [...model.weights.names()].filter((name) => name.startsWith('look.')).length,
+  shape: sample.shape,
+  finite: sample.data.every(Number.isFinite),
+  findings: await checkKind(kind, { count: 3 }),
+};
+process.stdout.write(JSON.stringify(report));
