@@ -15,6 +15,8 @@ interface Report {
   readonly own: number;
   readonly shape: readonly number[];
   readonly finite: boolean;
+  /** Which stacks emit the bytes of the backbone. */
+  readonly backboneBytes: Readonly<Record<string, boolean>>;
   readonly findings: readonly Finding[];
 }
 
@@ -32,6 +34,11 @@ describe('a plugin of a stranger', () => {
     expect(report.own).toBeGreaterThan(2);
     expect(report.shape).toEqual([2, 4, 8, 8]);
     expect(report.finite).toBe(true);
+    expect(report.backboneBytes).toEqual({
+      'no adapter': true,
+      'strength 0': true,
+      'strength 0.5': false,
+    });
     expect(report.findings.filter(({ ok }) => !ok)).toEqual([]);
     expect(report.findings.length).toBeGreaterThan(10);
   }, 60_000);

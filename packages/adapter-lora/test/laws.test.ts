@@ -11,7 +11,14 @@ describeAdapter(
     lora({
       rank: 2,
       alpha: 6,
-      targets: ['unet.**.conv1', 'unet.**.conv2', 'unet.conv_in', 'unet.**.to_*', 'unet.**.to_out.0', 'unet.**.linear_*'],
+      targets: [
+        'unet.**.conv1',
+        'unet.**.conv2',
+        'unet.conv_in',
+        'unet.**.to_*',
+        'unet.**.to_out.0',
+        'unet.**.linear_*',
+      ],
       ...given,
     }),
   { describe, test },

@@ -74,7 +74,7 @@ describe('labelled frames', () => {
     for (const head of HEAD_NAMES)
       HEADS[head].forEach((name, label) => {
         const share = scenes.filter((scene) => labelOf(scene, head) === label).length / 2400;
-        expect(share, `${head}: ${name}`).toBeGreaterThan(head === 'object' ? 0.02 : 0.04);
+        expect(share, `${head}: ${name}`).toBeGreaterThan(0.02);
       });
   });
 

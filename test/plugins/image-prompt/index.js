@@ -10,7 +10,7 @@ import { z } from 'zod';
 export const imagePrompt = ({ name, count, width, ...common }) => ({
   ...common,
   name,
-  commutes: false, // its queries are those of the layers below, which other adapters may change
+  commutes: true,
   ports: { tokens: { per: 'clip', shape: () => [count, width] } },
   attach: (root, ports) => {
     const prompt = () =>

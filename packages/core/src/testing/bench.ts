@@ -3,6 +3,16 @@
 import { createHash } from 'node:crypto';
 
 import {
+  type Adapter,
+  compile,
+  compose,
+  type Dims,
+  materialize,
+  type Model,
+  standingFeeds,
+  traceNet,
+} from '@attune/core';
+import {
   bytesOf,
   emit,
   f32,
@@ -18,10 +28,6 @@ import {
 } from '@attune/engine';
 import { relativeError } from '@attune/engine/testing';
 
-import type { Adapter } from '../adapters/adapter.ts';
-import { compile, compose, materialize, standingFeeds, traceNet } from '../adapters/compose.ts';
-import type { Model } from '../models/model.ts';
-import type { Dims } from '../models/net.ts';
 import { randomised, tinyDims } from './tiny.ts';
 
 export type Arrays = Readonly<Record<string, NDArray>>;

@@ -1,12 +1,15 @@
 /** The conformance kit: every law of an adapter, checked on a tiny model. */
 
+import {
+  type Adapter,
+  type AdapterKind,
+  checkFile,
+  type Dims,
+  type Model,
+  type Strength,
+} from '@attune/core';
 import { AttuneError, type Weights } from '@attune/engine';
 
-import type { Adapter, Strength } from '../adapters/adapter.ts';
-import type { Model } from '../models/model.ts';
-import type { Dims } from '../models/net.ts';
-import type { AdapterKind } from '../plugins/plugin.ts';
-import { checkFile } from '../stack/schema.ts';
 import { Bench, type Draw } from './bench.ts';
 import { fails, holds, type Law, type Subject, type Verdict } from './law.ts';
 import { actLaws } from './laws-act.ts';

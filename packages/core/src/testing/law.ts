@@ -1,6 +1,7 @@
 /** What a law is. */
 
-import type { Adapter } from '../adapters/adapter.ts';
+import type { Adapter } from '@attune/core';
+
 import type { Bench } from './bench.ts';
 
 export interface Verdict {
@@ -14,12 +15,14 @@ export interface Subject {
   readonly bench: Bench;
   readonly startsAsIdentity: boolean;
   /** A fresh adapter of strength 1 unless told otherwise. */
-  make(given?: Partial<Pick<Adapter, 'name' | 'strength' | 'train' | 'weights'>>): Adapter;
+  readonly make: (
+    given?: Partial<Pick<Adapter, 'name' | 'strength' | 'train' | 'weights'>>,
+  ) => Adapter;
 }
 
 export interface Law {
   readonly name: string;
-  check(subject: Subject): Promise<Verdict>;
+  readonly check: (subject: Subject) => Promise<Verdict>;
 }
 
 export const holds = (detail: string): Verdict => ({ ok: true, detail });

@@ -1,9 +1,8 @@
 /** Laws of what an adapter does to a result: identity, strength, order, determinism. */
 
+import { type Adapter, compose } from '@attune/core';
 import { f32, type F32Array, mul, sub } from '@attune/engine';
 
-import type { Adapter } from '../adapters/adapter.ts';
-import { compose } from '../adapters/compose.ts';
 import { type Arrays, distance, sameBits } from './bench.ts';
 import { fails, holds, type Law, within } from './law.ts';
 

@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
+import { type Adapter, type Model, type Port, traceNet, trainableInputs } from '@attune/core';
 import {
   AttuneError,
   bytesOf,
@@ -16,9 +17,6 @@ import {
   writeSafetensors,
 } from '@attune/engine';
 
-import type { Adapter, Port } from '../adapters/adapter.ts';
-import { traceNet, trainableInputs } from '../adapters/compose.ts';
-import type { Model } from '../models/model.ts';
 import { type Bench, sameBits } from './bench.ts';
 import { fails, holds, type Law } from './law.ts';
 
@@ -73,9 +71,7 @@ const readOnly: Law = {
       (name) => !bench.base.weights.has(name) && !name.startsWith(`${adapter.name}.`),
     );
     if (strays.length) return fails(`parameters outside its name: ${strays.join(', ')}`);
-    const kept = model.weights.renamed((name) =>
-      bench.base.weights.has(name) ? name : undefined,
-    );
+    const kept = model.weights.renamed((name) => (bench.base.weights.has(name) ? name : undefined));
     return digest(kept) === before ? holds('same bytes') : fails('it replaces base weights');
   },
 };
@@ -135,11 +131,9 @@ async function portFaults(bench: Bench, model: Model, name: string, port: Port):
   const shapesOf = (rows: number): Record<string, Shape> => ({ [name]: [rows, ...row] });
   const faults: string[] = [];
   const refusal = async (code: string, what: string, act: () => Promise<unknown>) => {
-    const got = await act().then(
-      () => 'accepted',
-      (error: unknown) => (AttuneError.is(error) ? error : `no AttuneError: ${String(error)}`),
-    );
-    if (typeof got === 'string') faults.push(`${what}: ${got}, should be ${code}`);
+    const got = await failure(act());
+    if (got === undefined) faults.push(`${what}: accepted, should be ${code}`);
+    else if (!AttuneError.is(got)) faults.push(`${what}: ${got.message}, should be ${code}`);
     else if (got.code !== code) faults.push(`${what}: ${got.code}, should be ${code}`);
     else if (!got.message.includes(name)) faults.push(`${what}: the error does not name it`);
   };
@@ -164,14 +158,10 @@ async function portFaults(bench: Bench, model: Model, name: string, port: Port):
   );
   await refusal('PORT_ROWS', 'of a wrong number of rows', () => run(B * F + 1));
   for (const rows of allowed) {
-    const error = await run(rows).then(
-      () => undefined,
-      (reason: unknown) => reason,
-    );
+    const error = await failure(run(rows));
     // Values of a clip need not mean anything for its frames.
     const refused = rows === B * F && AttuneError.is(error) && error.code === 'PORT_ROWS';
-    if (error !== undefined && !refused)
-      faults.push(`of ${rows} rows: ${error instanceof Error ? error.message : String(error)}`);
+    if (error && !refused) faults.push(`of ${rows} rows: ${error.message}`);
   }
   if (port.defaultTo !== undefined) {
     const known = Object.keys(model.nets[bench.net].signature(bench.dims));
@@ -180,5 +170,12 @@ async function portFaults(bench: Bench, model: Model, name: string, port: Port):
   }
   return faults;
 }
+
+/** What a promise is rejected with. */
+const failure = (act: Promise<unknown>): Promise<Error | undefined> =>
+  act.then(
+    () => undefined,
+    (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
+  );
 
 export const bindLaws = [saved, readOnly, gradients, ports];

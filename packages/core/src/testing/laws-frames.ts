@@ -1,9 +1,9 @@
 /** The law of frames: an adapter that does not declare to mix them treats each by itself. */
 
+import type { Model } from '@attune/core';
 import { type F32Array, type NDArray, Rng } from '@attune/engine';
 import { relativeError } from '@attune/engine/testing';
 
-import type { Model } from '../models/model.ts';
 import { type Arrays, type Bench, reordered } from './bench.ts';
 import { fails, holds, type Law, within } from './law.ts';
 

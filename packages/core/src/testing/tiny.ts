@@ -1,12 +1,7 @@
 /** Models small enough to run in milliseconds, and adapters that are no longer the identity. */
 
+import { type Dims, materialize, type Model, unet, UNetConfig } from '@attune/core';
 import { type F32Array, type NDArray, Rng, toF32, Weights } from '@attune/engine';
-
-import { materialize } from '../adapters/compose.ts';
-import { UNetConfig } from '../models/config.ts';
-import type { Model } from '../models/model.ts';
-import type { Dims } from '../models/net.ts';
-import { unet } from '../models/unet.ts';
 
 /** Two clips of three frames of 4 × 4 latents: no two sizes that could be mixed up are equal. */
 export const tinyDims: Dims = { B: 2, F: 3, H: 4, W: 4, L: 5 };

@@ -1,15 +1,21 @@
 /** What tests of graphs need: closeness, evaluation, and gradients checked against differences. */
 
-import { grad } from '../autodiff.ts';
-import { AttuneError } from '../errors.ts';
-import { input } from '../graph/leaf.ts';
-import type { Shape } from '../graph/shape.ts';
-import type { Tensor } from '../graph/tensor.ts';
-import { type F32Array, f32, type NDArray, toF32 } from '../runtime/array.ts';
-import { Program } from '../runtime/program.ts';
-import { Rng } from '../runtime/rng.ts';
-import { OrtRuntime, type Runtime } from '../runtime/session.ts';
-import { Weights } from '../weights/store.ts';
+import {
+  AttuneError,
+  f32,
+  type F32Array,
+  grad,
+  input,
+  type NDArray,
+  OrtRuntime,
+  Program,
+  Rng,
+  type Runtime,
+  type Shape,
+  type Tensor,
+  toF32,
+  Weights,
+} from '@attune/engine';
 
 /** The largest difference of two arrays, relative to the largest entry of `want`. */
 export function relativeError(got: NDArray, want: NDArray): number {

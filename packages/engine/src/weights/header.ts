@@ -73,9 +73,11 @@ export function parseHeader(bytes: Uint8Array, start: number, size: number, file
   );
   let at = start;
   for (const { name, offset, length } of ordered) {
-    if (offset < at) throw fail(`the tensor ${name} overlaps another one`, { name });
+    if (offset < at) throw fail(`the tensor ${brief(name)} overlaps another one`, { name });
     if (offset > at)
-      throw fail(`${offset - at} bytes before the tensor ${name} belong to no tensor`, { name });
+      throw fail(`${offset - at} bytes before the tensor ${brief(name)} belong to no tensor`, {
+        name,
+      });
     at = offset + length;
   }
   if (at > size)
@@ -90,7 +92,7 @@ export function parseHeader(bytes: Uint8Array, start: number, size: number, file
 
 type Fail = (what: string, facts?: Record<string, unknown>) => AttuneError;
 
-/** JSON.parse keeps the last of two equal keys without a word, so top-level keys are counted, too. */
+/** JSON.parse keeps the last of two equal keys without a word, so keys are counted, too. */
 function parseObject(text: string, fail: Fail): Record<string, unknown> {
   let json: unknown;
   try {
@@ -100,33 +102,37 @@ function parseObject(text: string, fail: Fail): Record<string, unknown> {
   }
   if (typeof json !== 'object' || json === null || Array.isArray(json))
     throw fail('its header is no JSON object');
-  const seen = new Set<string>();
-  for (const key of topLevelKeys(text)) {
-    if (seen.has(key)) throw fail(`the name ${key} occurs twice in its header`, { name: key });
-    seen.add(key);
-  }
+  const twice = repeatedKey(text);
+  if (twice !== undefined)
+    throw fail(`the name ${brief(twice)} occurs twice in its header`, { name: twice });
   return json as Record<string, unknown>;
 }
 
-/** The keys of the outermost object of valid JSON, in order, repetitions included. */
-function* topLevelKeys(text: string): Generator<string> {
+/** The first key that valid JSON repeats in its outermost object or in an object directly inside. */
+function repeatedKey(text: string): string | undefined {
+  const seen: (Set<string> | undefined)[] = []; // by depth; undefined for an array
   let depth = 0;
   let expectsKey = false;
   for (let i = 0; i < text.length; i++) {
     const c = text[i];
     if (c === '"') {
       const end = endOfString(text, i);
-      if (depth === 1 && expectsKey) {
-        yield JSON.parse(text.slice(i, end + 1)) as string;
+      const keys = expectsKey ? seen[depth] : undefined;
+      if (keys) {
+        const key = JSON.parse(text.slice(i, end + 1)) as string;
+        if (keys.has(key)) return key;
+        keys.add(key);
         expectsKey = false;
       }
       i = end;
     } else if (c === '{' || c === '[') {
       depth++;
-      expectsKey = depth === 1;
+      if (depth <= 2) seen[depth] = c === '{' ? new Set() : undefined;
+      expectsKey = depth <= 2 && c === '{';
     } else if (c === '}' || c === ']') depth--;
-    else if (c === ',' && depth === 1) expectsKey = true;
+    else if (c === ',') expectsKey = depth <= 2 && seen[depth] !== undefined;
   }
+  return undefined;
 }
 
 function endOfString(text: string, start: number): number {
@@ -139,38 +145,60 @@ function parseMetadata(value: unknown, fail: Fail): Record<string, string> {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw fail('its __metadata__ is no object');
   for (const [key, text] of Object.entries(value))
-    if (typeof text !== 'string') throw fail(`the metadata ${key} is no text`, { key });
+    if (typeof text !== 'string') throw fail(`the metadata ${brief(key)} is no text`, { key });
   return value as Record<string, string>;
 }
 
 function parseEntry(name: string, value: unknown, start: number, fail: Fail): TensorEntry {
+  const label = brief(name);
   if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw fail(`the entry of ${name} is no object`, { name });
+    throw fail(`the entry of ${label} is no object`, { name });
   const { dtype, shape, data_offsets: span, ...rest } = value as Record<string, unknown>;
   const [stray] = Object.keys(rest);
-  if (stray !== undefined) throw fail(`the entry of ${name} has an unknown key ${stray}`, { name });
-  const type = typeof dtype === 'string' ? dtypes[dtype] : undefined;
+  if (stray !== undefined)
+    throw fail(`the entry of ${label} has an unknown key ${brief(stray)}`, { name });
+  const type =
+    typeof dtype === 'string' && Object.hasOwn(dtypes, dtype) ? dtypes[dtype] : undefined;
   if (!type)
     throw fail(
       typeof dtype === 'string' && foreign.has(dtype)
-        ? `the tensor ${name} is of type ${dtype}, which is not supported`
-        : `the tensor ${name} has no known type (${JSON.stringify(dtype)})`,
+        ? `the tensor ${label} is of type ${dtype}, which is not supported`
+        : `the tensor ${label} has no known type (${display(dtype)})`,
       { name },
     );
-  if (!isCounts(shape)) throw fail(`the shape of ${name} is ${JSON.stringify(shape)}`, { name });
+  if (!isCounts(shape)) throw fail(`the shape of ${label} is ${display(shape)}`, { name });
   if (!isCounts(span) || span.length !== 2 || span[0] > span[1])
-    throw fail(`the data_offsets of ${name} are ${JSON.stringify(span)}`, { name });
-  const values = shape.reduce((a, b) => a * b, 1);
+    throw fail(`the data_offsets of ${label} are ${display(span)}`, { name });
+  let needed = itemSize[type];
+  for (const dim of shape) {
+    needed *= dim;
+    if (!Number.isSafeInteger(needed)) break;
+  }
+  if (!Number.isSafeInteger(needed) || !Number.isSafeInteger(start + span[1]))
+    throw fail(`the shape ${display(shape)} of ${label} is too large`, { name });
   const length = span[1] - span[0];
-  if (!Number.isSafeInteger(values * itemSize[type]) || !Number.isSafeInteger(start + span[1]))
-    throw fail(`the shape [${shape}] of ${name} is too large`, { name });
-  if (values * itemSize[type] !== length)
+  if (needed !== length)
     throw fail(
-      `the tensor ${name} of type ${dtype as string} and shape [${shape}] needs ${values * itemSize[type]} bytes, its data_offsets span ${length}`,
+      `the tensor ${label} of type ${display(dtype)} and shape ${display(shape)} needs ${needed} bytes, its data_offsets span ${length}`,
       { name },
     );
   return { name, dtype: type, shape, offset: start + span[0], length };
 }
 
 const isCounts = (value: unknown): value is number[] =>
-  Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && (n as number) >= 0);
+  Array.isArray(value) &&
+  value.every((n) => Number.isSafeInteger(n) && (n as number) >= 0 && !Object.is(n, -0));
+
+/** A name short enough for a message. */
+export const brief = (name: string): string =>
+  name.length > 200 ? `${name.slice(0, 200)}…` : name;
+
+/** A value of the header for a message: short, however long or deep the header made it. */
+function display(value: unknown): string {
+  if (Array.isArray(value)) {
+    const items = value.slice(0, 8).map((item) => (Array.isArray(item) ? '[…]' : display(item)));
+    return `[${items.join(',')}${value.length > 8 ? ',…' : ''}]`;
+  }
+  if (typeof value === 'object' && value !== null) return '{…}';
+  return Object.is(value, -0) ? '-0' : brief(String(value));
+}

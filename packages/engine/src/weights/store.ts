@@ -3,9 +3,10 @@
 import { readFileSync } from 'node:fs';
 import { dirname, isAbsolute, join, normalize, sep } from 'node:path';
 
-import { AttuneError, badFile, nearest } from '../errors.ts';
+import { AttuneError, badFile } from '../errors.ts';
 import type { DType, NDArray } from '../runtime/array.ts';
-import { openSafetensors } from './safetensors.ts';
+import { brief } from './header.ts';
+import { missingWeight, openSafetensors } from './safetensors.ts';
 
 /** One weight: what it is, where its bytes lie, and how to get them. */
 export interface WeightEntry {
@@ -19,6 +20,7 @@ export interface WeightEntry {
   load(): NDArray;
 }
 
+/** An immutable set of named weights. Views share their entries and load nothing. */
 export class Weights {
   readonly #entries: ReadonlyMap<string, WeightEntry>;
 
@@ -26,17 +28,20 @@ export class Weights {
     this.#entries = new Map(entries);
   }
 
-  /** Weights in memory. */
-  static fromArrays(arrays: Readonly<Record<string, NDArray>>): Weights {
+  /** Weights in memory; `load` gives the very arrays. */
+  static fromArrays(
+    arrays: Readonly<Record<string, NDArray>> | ReadonlyMap<string, NDArray>,
+  ): Weights {
+    const pairs = arrays instanceof Map ? [...arrays] : Object.entries(arrays);
     return new Weights(
-      Object.entries(arrays).map(([name, array]) => {
+      pairs.map(([name, array]) => {
         const { dtype, shape } = array;
         return [name, { name, dtype, shape, source: undefined, load: () => array }] as const;
       }),
     );
   }
 
-  /** One .safetensors file. */
+  /** One .safetensors file. Throws as `openSafetensors` does. */
   static fromFile(path: string): Weights {
     const file = openSafetensors(path);
     return new Weights(
@@ -49,7 +54,8 @@ export class Weights {
 
   /**
    * A sharded set, by its `*.safetensors.index.json`. Every name must be in the shard the index says,
-   * shards must lie in the index's folder, and no shard may hold names the index lacks.
+   * shards must lie in the index's folder, and no shard may hold names the index lacks. Throws BAD_FILE,
+   * or MISSING_FILE for a shard that is not there.
    */
   static fromFolderIndex(path: string): Weights {
     const map = readIndex(path);
@@ -62,13 +68,13 @@ export class Weights {
         if (map.get(name) !== shard)
           throw badFile(
             path,
-            `the shard ${shard} holds ${name}, which the index ${map.has(name) ? `places in ${map.get(name)}` : 'lacks'}`,
+            `the shard ${shard} holds ${brief(name)}, which the index ${map.has(name) ? `places in ${map.get(name)}` : 'lacks'}`,
           );
     return new Weights(
       [...map].map(([name, shard]) => {
         const weights = shards.get(shard)!;
         if (!weights.has(name))
-          throw badFile(path, `it places ${name} in ${shard}, which does not hold it`);
+          throw badFile(path, `it places ${brief(name)} in ${shard}, which does not hold it`);
         return [name, weights.entry(name)] as const;
       }),
     );
@@ -77,6 +83,17 @@ export class Weights {
   /** Several sets as one; of equal names the last one counts. */
   static overlay(...parts: readonly Weights[]): Weights {
     return new Weights(parts.flatMap((part) => [...part.#entries]));
+  }
+
+  /** Several sets as one; throws NAME_CLASH where two hold the same name. */
+  static disjoint(...parts: readonly Weights[]): Weights {
+    const seen = new Set<string>();
+    for (const name of parts.flatMap((part) => [...part.names()])) {
+      if (seen.has(name))
+        throw new AttuneError('NAME_CLASH', `Two sets hold the weight ${brief(name)}.`, { name });
+      seen.add(name);
+    }
+    return Weights.overlay(...parts);
   }
 
   get size(): number {
@@ -95,11 +112,7 @@ export class Weights {
   entry(name: string): WeightEntry {
     const entry = this.#entries.get(name);
     if (entry) return entry;
-    throw new AttuneError(
-      'MISSING_WEIGHT',
-      `There is no weight ${name}; nearest: ${nearest(name, this.#entries.keys()).join(', ') || 'none'}.`,
-      { name },
-    );
+    throw missingWeight(`There is no weight ${brief(name)}`, name, this.#entries.keys());
   }
 
   /** Every name with a prefix put before it. */
@@ -114,18 +127,24 @@ export class Weights {
     );
   }
 
-  /** Other names; undefined leaves a weight out. Two weights may not get the same name. */
-  renamed(rename: (name: string) => string | undefined): Weights {
+  /**
+   * Other names, by a function or a table; undefined, or a name the table lacks, leaves a weight out.
+   * Throws NAME_CLASH where two weights would get the same name.
+   */
+  renamed(rename: ((name: string) => string | undefined) | ReadonlyMap<string, string>): Weights {
     const entries = new Map<string, WeightEntry>();
+    const origins = new Map<string, string>();
     for (const [name, entry] of this.#entries) {
-      const to = rename(name);
+      const to = typeof rename === 'function' ? rename(name) : rename.get(name);
       if (to === undefined) continue;
-      const other = entries.get(to);
-      if (other)
-        throw new AttuneError('NAME_CLASH', `${other.name} and ${name} both mean ${to}.`, {
-          name,
-          to,
-        });
+      const other = origins.get(to);
+      if (other !== undefined)
+        throw new AttuneError(
+          'NAME_CLASH',
+          `${brief(other)} and ${brief(name)} both mean ${brief(to)}.`,
+          { name, to },
+        );
+      origins.set(to, name);
       entries.set(to, { ...entry, name: to });
     }
     return new Weights(entries);
@@ -143,13 +162,15 @@ function readIndex(path: string): Map<string, string> {
     );
   }
   const map = (json as { weight_map?: unknown } | null)?.weight_map;
-  if (typeof map !== 'object' || map === null) throw badFile(path, 'it has no weight_map');
+  if (typeof map !== 'object' || map === null || Array.isArray(map))
+    throw badFile(path, 'it has no weight_map');
   return new Map(
     Object.entries(map).map(([name, shard]: [string, unknown]) => {
-      if (typeof shard !== 'string') throw badFile(path, `the shard of ${name} is no file name`);
+      if (typeof shard !== 'string' || shard === '')
+        throw badFile(path, `the shard of ${brief(name)} is no file name`);
       const clean = normalize(shard);
       if (isAbsolute(clean) || clean.split(sep).includes('..'))
-        throw badFile(path, `the shard ${shard} of ${name} lies outside the folder`);
+        throw badFile(path, `the shard ${brief(shard)} of ${brief(name)} lies outside the folder`);
       return [name, shard];
     }),
   );

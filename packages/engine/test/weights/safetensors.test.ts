@@ -1,9 +1,13 @@
 import {
   closeSync,
+  existsSync,
+  mkdirSync,
   mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
+  realpathSync,
+  rmSync,
   symlinkSync,
   truncateSync,
   writeFileSync,
@@ -12,129 +16,21 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 
+import { AttuneError } from '../../src/errors.ts';
+import { f32, itemSize, type NDArray, zeros } from '../../src/runtime/array.ts';
+import { Rng } from '../../src/runtime/rng.ts';
 import {
-  AttuneError,
   encodeSafetensors,
-  f32,
-  type NDArray,
   openSafetensors,
-  Rng,
-  Weights,
   writeSafetensors,
-  zeros,
-} from '../../src/index.ts';
+} from '../../src/weights/safetensors.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'weights-'));
+afterAll(() => rmSync(folder, { recursive: true }));
 let count = 0;
 const fresh = (): string => join(folder, `${count++}.safetensors`);
-
-/** A file with a hand-made header. */
-function craft(header: string | Uint8Array, payload: number, claimed?: number): string {
-  const text = Buffer.from(header);
-  const head = Buffer.alloc(8);
-  head.writeBigUInt64LE(BigInt(claimed ?? text.length));
-  const file = fresh();
-  writeFileSync(file, Buffer.concat([head, text, Buffer.alloc(payload)]));
-  return file;
-}
-
-const tensor = (dtype: string, shape: unknown, offsets: unknown): string =>
-  JSON.stringify({ a: { dtype, shape, data_offsets: offsets } });
-
-const good = tensor('F32', [2], [0, 8]);
-
-const lies: Readonly<Record<string, readonly [() => string, RegExp]>> = {
-  'header longer than the file': [() => craft(good, 8, 4000), /claims 4000 bytes/],
-  'header over the cap': [() => craft(good, 8, 2 ** 40), /no safetensors file, or a hostile one/],
-  'too short': [
-    () => {
-      const file = fresh();
-      writeFileSync(file, 'abc');
-      return file;
-    },
-    /too few/,
-  ],
-  'leading space': [() => craft(` ${good}`, 8), /does not begin/],
-  'not UTF-8': [
-    () =>
-      craft(Buffer.concat([Buffer.from('{"'), Buffer.from([0xff, 0xfe]), Buffer.from('":1}')]), 0),
-    /UTF-8/,
-  ],
-  'not JSON': [() => craft('{"a":', 0), /no JSON/],
-  'a name twice': [() => craft(`${good.slice(0, -1)},${good.slice(1)}`, 8), /occurs twice/],
-  'an escaped name twice': [
-    () => craft(`${good.slice(0, -1)},${good.slice(1).replace('"a"', String.raw`"\u0061"`)}`, 8),
-    /occurs twice/,
-  ],
-  'entry no object': [() => craft('{"a":3}', 0), /no object/],
-  'unknown dtype': [() => craft(tensor('F33', [2], [0, 8]), 8), /no known type/],
-  'unsupported dtype': [() => craft(tensor('F8_E4M3', [8], [0, 8]), 8), /not supported/],
-  'negative dim': [() => craft(tensor('F32', [-2], [0, 8]), 8), /the shape of a/],
-  'fractional dim': [() => craft(tensor('F32', [0.5], [0, 2]), 2), /the shape of a/],
-  'shape that overflows': [() => craft(tensor('F32', [2 ** 50, 2 ** 50], [0, 8]), 8), /too large/],
-  'length unlike shape': [() => craft(tensor('F32', [3], [0, 8]), 8), /needs 12 bytes/],
-  'offsets reversed': [() => craft(tensor('F32', [2], [8, 0]), 8), /data_offsets/],
-  'offsets not two': [() => craft(tensor('F32', [2], [0]), 8), /data_offsets/],
-  truncated: [() => craft(tensor('F32', [4], [0, 16]), 8), /cut short/],
-  'bytes at the end': [() => craft(good, 12), /after the last tensor/],
-  'a hole': [
-    () =>
-      craft(
-        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}',
-        3,
-      ),
-    /belong to no tensor/,
-  ],
-  'an overlap': [
-    () =>
-      craft(
-        '{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}',
-        3,
-      ),
-    /overlaps/,
-  ],
-  'metadata no text': [() => craft(`{"__metadata__":{"x":1},${good.slice(1)}`, 8), /no text/],
-  'unknown key': [
-    () => craft('{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1}}', 1),
-    /unknown key x/,
-  ],
-  'a folder': [() => folder, /no file/],
-  missing: [() => join(folder, 'nowhere'), /cannot be opened/],
-};
-
-describe('a header that lies is refused', () => {
-  test.each(Object.keys(lies))('%s', (name) => {
-    const [make, message] = lies[name];
-    expect(() => openSafetensors(make())).toThrow(message);
-    expect(() => openSafetensors(make())).toThrow(AttuneError);
-  });
-});
-
-test('mutations of a valid header give a file or an error of ours', () => {
-  const rng = Rng.of(7);
-  const bytes = encodeSafetensors(
-    { a: f32([1, 2], [2]), 'b.c': zeros([1, 3], 'i64') },
-    { note: 'x' },
-  );
-  for (let i = 0; i < 2000; i++) {
-    const copy = Uint8Array.from(bytes);
-    for (let k = rng.int(4); k >= 0; k--) copy[rng.int(copy.length)] = rng.int(256);
-    const file = join(folder, 'mutant');
-    writeFileSync(file, copy);
-    expect(opensOrRefuses(file)).toBe(true);
-  }
-});
-
-function opensOrRefuses(file: string): boolean {
-  try {
-    openSafetensors(file);
-    return true;
-  } catch (error) {
-    return AttuneError.is(error);
-  }
-}
 
 test('every type survives the round trip, bit for bit', () => {
   const rng = Rng.of(3);
@@ -167,13 +63,35 @@ test('every type survives the round trip, bit for bit', () => {
   expect(openSafetensors(other).payloadHash()).toBe(back.payloadHash());
 });
 
+test('a tensor that a file lacks is named with the nearest it has', () => {
+  const file = fresh();
+  writeSafetensors(file, { 'a.weight': zeros([1]) });
+  expect(() => openSafetensors(file).read('a.wieght')).toThrow(
+    expect.objectContaining({
+      code: 'MISSING_WEIGHT',
+      message: expect.stringContaining('nearest: a.weight') as string,
+    }),
+  );
+});
+
+test('a symbolic link is followed to the real file', () => {
+  const file = fresh();
+  writeSafetensors(file, { a: zeros([1]) });
+  const link = fresh();
+  symlinkSync(file, link);
+  expect(openSafetensors(link).path).toBe(realpathSync(file));
+});
+
 test('a file over 4 GB is read where it is asked', () => {
   const rows = 2 ** 30 + 5;
   const header = JSON.stringify({
     big: { dtype: 'F32', shape: [rows], data_offsets: [0, rows * 4] },
     last: { dtype: 'F32', shape: [2], data_offsets: [rows * 4, rows * 4 + 8] },
   });
-  const file = craft(header, 0);
+  const head = Buffer.alloc(8);
+  head.writeBigUInt64LE(BigInt(header.length));
+  const file = fresh();
+  writeFileSync(file, Buffer.concat([head, Buffer.from(header)]));
   truncateSync(file, 8 + header.length + rows * 4 + 8);
   const handle = openSync(file, 'r+');
   writeSync(
@@ -185,59 +103,104 @@ test('a file over 4 GB is read where it is asked', () => {
   );
   closeSync(handle);
   expect([...openSafetensors(file).read('last').data]).toEqual([3, 4]);
+  expect(openSafetensors(file).tensors.get('last')?.offset).toBeGreaterThan(2 ** 32);
   truncateSync(file, 0);
 });
 
-test('a write that fails leaves the old file and nothing else', () => {
-  const file = fresh();
-  writeSafetensors(file, { a: f32([1], [1]) });
-  const broken = {
-    dtype: 'f32',
-    shape: [1],
-    get data(): Float32Array {
-      throw new Error('gone');
-    },
-  } as NDArray;
-  expect(() => writeSafetensors(file, { a: f32([2], [1]), b: broken })).toThrow('gone');
-  expect([...openSafetensors(file).read('a').data]).toEqual([1]);
-  expect(() => writeSafetensors(join(folder, 'no', 'such', 'place'), { a: f32([1], [1]) })).toThrow(
-    /Nothing was changed/,
-  );
-  expect(readdirSync(folder).filter((name) => name.endsWith('.tmp'))).toEqual([]);
+describe('writing', () => {
+  test('tensors lie at multiples of their item size after a header padded to 8 bytes', () => {
+    const tensors = new Map<string, NDArray>([
+      ['a', zeros([3], 'u8')],
+      ['b', zeros([3], 'f16')],
+      ['c', zeros([3], 'i64')],
+      ['d', zeros([1])],
+      ['e', zeros([1], 'f64')],
+    ]);
+    const bytes = Buffer.from(encodeSafetensors(tensors));
+    const file = fresh();
+    writeFileSync(file, bytes);
+    const { tensors: entries } = openSafetensors(file);
+    for (const { offset, dtype } of entries.values()) expect(offset % itemSize[dtype]).toBe(0);
+    expect(Number(bytes.readBigUInt64LE()) % 8).toBe(0);
+    expect([...entries.keys()]).toEqual(['c', 'e', 'd', 'b', 'a']);
+    expect(Buffer.from(encodeSafetensors([...tensors].toReversed()))).toEqual(bytes);
+  });
+
+  test('any name survives, and one that __proto__ would swallow', () => {
+    const names = ['__proto__', 'constructor', '7', '', 'ü\n"\\'];
+    const file = fresh();
+    writeSafetensors(
+      file,
+      names.map((name, i) => [name, f32([i], [1])] as const),
+    );
+    const back = openSafetensors(file);
+    expect(names.map((name) => back.read(name).data[0])).toEqual([0, 1, 2, 3, 4]);
+  });
+
+  const a = f32([1], [1]);
+  const refused: Readonly<Record<string, readonly [Iterable<readonly [string, NDArray]>, RegExp]>> =
+    {
+      'a name twice': [
+        [
+          ['a', a],
+          ['a', a],
+        ],
+        /occurs twice/,
+      ],
+      'the reserved name': [[['__metadata__', a]], /reserves/],
+      'a shape unlike the data': [[['a', { ...a, shape: [3] }]], /needs 12 bytes, it has 4/],
+    };
+
+  test.each(Object.keys(refused))('%s is refused', (name) => {
+    const [tensors, message] = refused[name];
+    const file = fresh();
+    expect(() => writeSafetensors(file, tensors)).toThrow(message);
+    expect(() => encodeSafetensors(tensors)).toThrow(AttuneError);
+    expect(existsSync(file)).toBe(false);
+  });
 });
 
-describe('Weights', () => {
-  test('views rename, prefix and overlay', () => {
-    const a = Weights.fromArrays({ 'x.w': f32([1], [1]), 'y.w': f32([2], [1]) });
-    const b = Weights.fromArrays({ 'x.w': f32([3], [1]) });
-    expect([...a.under('x.').names()]).toEqual(['w']);
-    expect([...a.prefixed('p.').names()]).toEqual(['p.x.w', 'p.y.w']);
-    expect([...Weights.overlay(a, b).entry('x.w').load().data]).toEqual([3]);
-    expect(() => a.renamed(() => 'same')).toThrow(/both mean same/);
-    expect(() => a.entry('x.v')).toThrow(/nearest: x\.w/);
+function* stopping(): Generator<[string, NDArray]> {
+  yield ['a', f32([2], [1])];
+  throw new Error('gone');
+}
+
+describe('a write that fails leaves the old file and nothing else', () => {
+  const at = join(folder, 'atomic');
+  mkdirSync(at);
+  const file = join(at, 'kept');
+  writeSafetensors(file, { a: f32([1], [1]) });
+  const before = readFileSync(file);
+  const unchanged = (): void => {
+    expect(readFileSync(file)).toEqual(before);
+    expect(readdirSync(at)).toEqual(['kept']);
+  };
+
+  test('tensors that stop coming', () => {
+    expect(() => writeSafetensors(file, stopping())).toThrow('gone');
+    unchanged();
   });
 
-  test('a sharded index is checked against its shards', () => {
-    const index = join(folder, 'model.safetensors.index.json');
-    writeSafetensors(join(folder, 's1.safetensors'), { a: f32([1], [1]) });
-    writeSafetensors(join(folder, 's2.safetensors'), { b: f32([2], [1]) });
-    const put = (map: Record<string, string>) =>
-      writeFileSync(index, JSON.stringify({ weight_map: map }));
-    put({ a: 's1.safetensors', b: 's2.safetensors' });
-    expect([...Weights.fromFolderIndex(index).entry('b').load().data]).toEqual([2]);
-    put({ a: 's1.safetensors', b: 's1.safetensors' });
-    expect(() => Weights.fromFolderIndex(index)).toThrow(/does not hold it/);
-    put({ a: 's1.safetensors', b: '../s2.safetensors' });
-    expect(() => Weights.fromFolderIndex(index)).toThrow(/outside the folder/);
-    put({ b: 's2.safetensors', a: 's2.safetensors' });
-    expect(() => Weights.fromFolderIndex(index)).toThrow(/does not hold it/);
+  test.skipIf(!existsSync('/dev/full'))('a full disk', () => {
+    symlinkSync('/dev/full', `${file}.${process.pid}.tmp`); // every write to it is refused for lack of space
+    expect(() => writeSafetensors(file, { a: f32([2], [1]) })).toThrow(
+      /ENOSPC.*Nothing was changed/,
+    );
+    unchanged();
   });
 
-  test('a symbolic link is followed to the real file', () => {
-    const file = fresh();
-    writeSafetensors(file, { a: f32([1], [1]) });
-    const link = fresh();
-    symlinkSync(file, link);
-    expect(Weights.fromFile(link).entry('a').source?.file).toBe(openSafetensors(file).path);
+  test('a target that cannot be replaced', () => {
+    const target = join(folder, 'occupied');
+    mkdirSync(join(target, 'inside'), { recursive: true });
+    const names = readdirSync(folder);
+    expect(() => writeSafetensors(target, { a: f32([2], [1]) })).toThrow(
+      expect.objectContaining({ code: 'WRITE_FAILED' }),
+    );
+    expect(readdirSync(folder)).toEqual(names);
+  });
+
+  test('a folder that is not there', () => {
+    const nowhere = join(folder, 'no', 'such', 'place');
+    expect(() => writeSafetensors(nowhere, { a: f32([1], [1]) })).toThrow(/Nothing was changed/);
   });
 });

@@ -5,7 +5,15 @@ import { i64, type Rng } from '@attune/engine';
 import { z } from 'zod';
 
 import { HEAD_NAMES, HEADS, labelOf } from '../judge/labels.ts';
-import { BACKGROUNDS, TASKS } from '../world/catalogue.ts';
+import {
+  BACKGROUNDS,
+  GLOBALS,
+  HATS,
+  HELD_OUT_STYLES,
+  STYLES,
+  TASKS,
+  TEXTURES,
+} from '../world/catalogue.ts';
 import { sampleEdit } from '../world/edits.ts';
 import { FRAMES } from '../world/motion.ts';
 import { AREA, type Picture, SIDE } from '../world/paint.ts';
@@ -52,19 +60,17 @@ export function sampleLabelled(rng: Rng): Scene {
     const scene = rng.uniform() < 0.3 ? edit.source : edit.target;
     return edited(scene, { object });
   }
-  const style = rng.uniform() < 0.45 ? rng.pick(HEADS.style.slice(1)) : undefined;
-  const look = !style && rng.uniform() < 0.4 ? rng.pick(HEADS.global.slice(1)) : undefined;
-  const some = <T extends string>(names: readonly (T | 'none')[]): T | undefined => {
-    const drawn = rng.pick(names);
-    return drawn === 'none' ? undefined : drawn;
-  };
+  const some = <T>(share: number, names: readonly T[]): T | undefined =>
+    rng.uniform() < share ? rng.pick(names) : undefined;
+  const style = some(0.35, [...STYLES, ...HELD_OUT_STYLES]);
+  const look = style ? undefined : some(0.4, GLOBALS);
   return sampleScene(rng, {
     object,
-    hat: some(HEADS.hat),
-    texture: look === 'sepia' ? undefined : some(HEADS.texture),
+    hat: some(0.5, HATS),
+    texture: look === 'sepia' ? undefined : some(0.4, TEXTURES),
     background: rng.pick(look === 'night' ? BRIGHT : BACKGROUNDS),
-    style: style === 'none' ? undefined : style,
-    global: look === 'none' ? undefined : look,
+    style,
+    global: look,
   });
 }
 
