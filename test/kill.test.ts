@@ -39,7 +39,7 @@ function makeRecipe(): { recipe: string; folder: string } {
     `stack: { backbone: ./model, train: ['vae.**'] }
 objective: { use: autoencode }
 data: { use: pocket/images }
-train: { steps: 60, batch: 4, micro: 2, lr: 0.001, schedule: cosine, warmup: 4, ema: 0.9, seed: 3 }
+train: { steps: 80, batch: 4, micro: 2, lr: 0.001, schedule: cosine, warmup: 4, ema: 0.9, seed: 3 }
 checkpoint: { every: 2, keep: 2 }
 log_every: 1
 `,
@@ -68,8 +68,8 @@ function makeDistillation(): { recipe: string; folder: string } {
       critic: { width: 8 }
       sampling: { steps: 2 }
   rollout: { steps: 2 }
-  phases: [{ until: 8 }, { until: 16, adversarial: true }]
-  batch: 2
+  phases: [{ until: 20 }, { until: 40, adversarial: true }]
+  batch: 1
   lr: 0.001
   ema: 0.9
 data: { use: pocket/edits, frames: one, length: 3 }
@@ -144,7 +144,7 @@ test.each([
         args(command, recipe, broken, ...resume),
         log,
         lines,
-        40 * rng.uniform(),
+        30 * rng.uniform(),
       );
       if (!done) kills++;
     }

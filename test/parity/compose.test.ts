@@ -65,7 +65,8 @@ describe.each([
 ])('%s %s', (name, file) => {
   test('prediction and every gradient equal the reference', async () => {
     const opened = await openCase(name, file);
-    const { program, feeds, wrt } = build(opened, 1);
+    // Many small models load faster than one of twenty thousand nodes.
+    const { program, feeds, wrt } = build(opened, name === 'sd15' ? 'marks' : 1);
     const cotangents = { sample: opened.io.get('cot.sample')! };
     const { outputs, grads } = await program.sweep(wrt).run(feeds, cotangents);
     expect(relativeError(outputs.sample, opened.io.get('out.sample')!)).toBeLessThan(forwardLimit);
@@ -73,7 +74,7 @@ describe.each([
     expect(error).toBeLessThan(gradientLimit);
     expect(count).toBe(gradientsIn(opened.io));
     await program.release();
-  }, 30_000);
+  }, 120_000);
 });
 
 /** Three DDIM steps through a stack, and the gradient back through all of them. */
@@ -126,7 +127,7 @@ describe('three DDIM steps through the whole stack', () => {
       );
       expect(Math.max(...apart)).toBeLessThan(1e-4);
     },
-    60_000,
+    120_000,
   );
 
   test('with LoRA on text keys and values and in the text encoder', async () => {
@@ -154,7 +155,7 @@ describe('three DDIM steps through the whole stack', () => {
     expect(error).toBeLessThan(gradientLimit);
     expect(count).toBe(gradientsIn(io));
     await encoder.release();
-  }, 60_000);
+  }, 120_000);
 });
 
 describe('what must matter does', () => {

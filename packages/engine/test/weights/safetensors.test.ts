@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import {
   closeSync,
   existsSync,
@@ -61,6 +62,9 @@ test('every type survives the round trip, bit for bit', () => {
   const other = fresh();
   writeSafetensors(other, tensors, { key: 'another' });
   expect(openSafetensors(other).payloadHash()).toBe(back.payloadHash());
+  const bytes = readFileSync(file);
+  const payload = bytes.subarray(8 + Number(bytes.readBigUInt64LE()));
+  expect(back.payloadHash()).toBe(createHash('sha256').update(payload).digest('hex'));
 });
 
 test('a tensor that a file lacks is named with the nearest it has', () => {

@@ -4,18 +4,8 @@
  * ever a critic.
  */
 
-import {
-  conv,
-  groupNorm,
-  linear,
-  type Net,
-  type NetKind,
-  netKind,
-  type Scope,
-  toTokens,
-  zeros,
-} from '@attune/core';
-import { add, mul, silu, softmax, sum, type Tensor } from '@attune/engine';
+import { conv, groupNorm, linear, type Net, type NetKind, netKind, type Scope } from '@attune/core';
+import { add, reshape, silu, type Tensor } from '@attune/engine';
 import { z } from 'zod';
 
 import { HEADS } from './labels.ts';
@@ -28,11 +18,15 @@ export const ClassifierConfig = z.object({
   layers_per_block: z.array(z.int().nonnegative()),
   /** `residual`: two convolutions around a skip. `plain`: one convolution without. */
   block_type: z.enum(['residual', 'plain']),
+  /** Width of the layer under the heads, which reads every place of the last level: sides are fixed by it. */
+  hidden_size: z.int().positive(),
   norm_num_groups: z.int().positive().default(8),
 });
 export type ClassifierConfig = z.infer<typeof ClassifierConfig>;
 
 const eps = 1e-5;
+/** Channels of the last level that are read place by place: the world's objects stand near the middle. */
+const slimWidth = 24;
 
 /**
  * `pixels` [N, 3, H, W] in [-1, 1] → `logits.<head>` [N, classes] of every head of HEADS, and
@@ -61,20 +55,14 @@ export function classifier(config: ClassifierConfig, name: string): Net {
         for (let j = 0; j < (layers[i] ?? 0); j++) x = block(level.at('resnets', j), x);
         outputs[`level.${i}`] = x;
       });
-      const tokens = toTokens(normed(scope.at('conv_norm_out'), x));
-      for (const [head, classes] of Object.entries(HEADS)) {
-        const seen = attentionPool(scope.at('pools', head), tokens);
+      const slim = conv(scope.at('conv_out'), normed(scope.at('conv_norm_out'), x), slimWidth);
+      const flat = reshape(slim, [x.dim(0), -1]);
+      const seen = silu(linear(scope.at('linear_out'), flat, config.hidden_size));
+      for (const [head, classes] of Object.entries(HEADS))
         outputs[`logits.${head}`] = linear(scope.at('heads', head), seen, classes.length);
-      }
       return outputs;
     },
   };
-}
-
-/** Tokens [N, L, C] → [N, C]: their mean by learned weights of place, at first the plain mean. */
-function attentionPool(scope: Scope, tokens: Tensor): Tensor {
-  const weights = softmax(linear(scope, tokens, 1, { init: zeros }), 1);
-  return sum(mul(tokens, weights), [1]);
 }
 
 /** A classifier as a part of a model folder; its one net has the part's name. */
