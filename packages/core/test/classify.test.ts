@@ -3,6 +3,8 @@ import { expect, test } from 'vitest';
 
 import { classify } from '../src/index.ts';
 
+const mean = (list: readonly number[]) => list.reduce((a, b) => a + b, 0) / list.length;
+
 test('the cross-entropy of every head, weighted; an unknown label counts nothing', async () => {
   const heads = { 'logits.kind': input('kind', [3, 2]), 'logits.place': input('place', [3, 3]) };
   const objective = classify({ net: 'judge', weights: { place: 0.5 } });
@@ -22,7 +24,6 @@ test('the cross-entropy of every head, weighted; an unknown label counts nothing
   await program.release();
   const kinds = [Math.log1p(Math.exp(-2)), Math.log1p(Math.E), Math.log(2)];
   const places = [Math.log(3), Math.log1p(2 * Math.exp(-3)), 0];
-  const mean = (list: number[]) => list.reduce((a, b) => a + b, 0) / list.length;
   expect(out.loss.data[0]).toBeCloseTo(mean(kinds) + 0.5 * mean(places), 5);
   expect(out['right.kind'].data[0]).toBeCloseTo(1 / 3, 5);
   expect(out['right.place'].data[0]).toBeCloseTo(1 / 3, 5);
