@@ -38,10 +38,7 @@ describe('the judges', () => {
     expect(Object.keys(model.nets)).toEqual([name]);
     const { params } = inventory(model, nominalDims);
     expect([...params.keys()].every((param) => param.startsWith(`${name}.`))).toBe(true);
-    expect(params.get(`${name}.heads.object.weight`)?.shape).toEqual([
-      30,
-      params.get(`${name}.conv_norm_out.weight`)?.shape[0],
-    ]);
+    expect(params.get(`${name}.heads.object.weight`)?.shape).toEqual([30, 192]);
     const { traced } = traceNet(model, { net: name, dims: nominalDims });
     for (const head of HEAD_NAMES)
       expect(traced.outputs[`logits.${head}`].shape).toEqual([1, HEADS[head].length]);
