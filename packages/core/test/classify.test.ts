@@ -5,6 +5,8 @@ import { classify } from '../src/index.ts';
 
 const mean = (list: readonly number[]) => list.reduce((a, b) => a + b, 0) / list.length;
 
+test('the cross-entropy of every head, weighted; an unknown label counts nothing', async () => {
+  const heads = { 'logits.kind': input('kind', [3, 2]), 'logits.place': input('place', [3, 3]) };
   const objective = classify({ net: 'judge', weights: { place: 0.5 } });
   const { loss, metrics } = objective.trace(() => ({ ...heads, level: input('x', [1]) }), {});
   const program = new Program(
