@@ -79,16 +79,12 @@ checkpoint: { every: 1, keep: 2 }
   return { recipe, folder };
 }
 
-const args = (command: string, recipe: string, run: string, ...more: string[]): string[] => [
-  bin,
-  command,
-  recipe,
-  '--run',
-  run,
-  '--threads',
-  '1',
-  ...more,
-];
+const args = (
+  command: string,
+  recipe: string,
+  run: string,
+  { threads = 1, more = [] as readonly string[] } = {},
+): string[] => [bin, command, recipe, '--run', run, '--threads', String(threads), ...more];
 
 /** Runs until done, or until killed `delay` ms after its log has grown by `lines`. */
 function runAndKill(
@@ -131,7 +127,9 @@ test.each([
     const { recipe, folder } = make();
     const whole = join(folder, 'whole');
     const broken = join(folder, 'broken');
-    expect(spawnSync(process.execPath, args(command, recipe, whole)).status).toBe(0);
+    // Two threads run a training's micro-batches beside each other: the bytes must not know.
+    const undisturbed = args(command, recipe, whole, { threads: command === 'train' ? 2 : 1 });
+    expect(spawnSync(process.execPath, undisturbed).status).toBe(0);
     const rng = Rng.of(11);
     let kills = 0;
     let done = false;
@@ -141,7 +139,7 @@ test.each([
       const lines = kills < 10 ? 1 + rng.int(2) : 1000;
       const log = join(broken, 'log.jsonl');
       done = await runAndKill(
-        args(command, recipe, broken, ...resume),
+        args(command, recipe, broken, { more: resume }),
         log,
         lines,
         30 * rng.uniform(),
@@ -170,7 +168,7 @@ test('a changed recipe, a run that exists and a locked run are refused', () => {
   const again = spawnSync(process.execPath, args('train', recipe, run), { encoding: 'utf8' });
   expect(again.status).toBe(2);
   expect(again.stderr).toMatch(/exists: pass --resume/);
-  const changed = spawnSync(process.execPath, args('train', recipe, run, '--resume'), {
+  const changed = spawnSync(process.execPath, args('train', recipe, run, { more: ['--resume'] }), {
     encoding: 'utf8',
   });
   expect(changed.status).toBe(2);

@@ -102,14 +102,8 @@ export type { Feeds } from './runtime/part.ts';
 export { type Clip, Program, type ProgramOptions } from './runtime/program.ts';
 export { Rng } from './runtime/rng.ts';
 export { type Cotangents, type Remat, type Sweep, type Tape } from './runtime/sweep.ts';
-export {
-  type Device,
-  OrtRuntime,
-  type Profile,
-  type Runtime,
-  type RuntimeOptions,
-  type Session,
-} from './runtime/session.ts';
+export type { Device, Profile, Runtime, RuntimeOptions, Session } from './runtime/runtime.ts';
+export { OrtRuntime } from './runtime/session.ts';
 export { type WeightEntry, Weights } from './weights/store.ts';
 export {
   encodeSafetensors,

@@ -9,7 +9,7 @@ import { loadModel, ModelRunner } from '@attune/core';
 import { OrtRuntime, Rng } from '@attune/engine';
 import { images } from '@attune/pocket';
 
-import { deepen } from './deepen.mjs';
+import { enlarge } from './enlarge.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const pocket = join(here, '..');
@@ -19,7 +19,7 @@ const models = join(pocket, 'models');
 /** In order; each may need the ones before it. Weights go to models/, or stay with the stage for the next one. */
 const stages = [
   { name: 'vae-1', keep: true },
-  { name: 'vae-2', before: deepenFirst, after: setLatentScale },
+  { name: 'vae-2', before: enlargeFirst, after: setLatentScale },
   { name: 'backbone-1' },
 ];
 
@@ -59,12 +59,12 @@ async function setLatentScale() {
   console.log(`latents: mean ${(sum / count).toFixed(4)}, deviation ${deviation.toFixed(4)}`);
 }
 
-/** The first stage's autoencoder with more blocks, as the second stage's start. */
-function deepenFirst() {
+/** The first stage's autoencoder with more latent channels, as the second stage's start. */
+function enlargeFirst() {
   const start = join(root, 'runs', 'vae-2-start');
   mkdirSync(join(start, 'vae'), { recursive: true });
   cpSync(join(models, 'vae', 'config.json'), join(start, 'vae', 'config.json'));
-  deepen(join(pocket, 'stages', 'vae-1'), start, 2);
+  enlarge(join(pocket, 'stages', 'vae-1'), start, 2);
 }
 
 async function runStage({ name, keep = false, before, after }) {

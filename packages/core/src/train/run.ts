@@ -70,23 +70,31 @@ export async function* train(
       'BAD_CONFIG',
       `A batch of ${config.batch} does not split into micro-batches of ${micro}.`,
     );
-  const unit = new TrainStep(model, objective, { ...data.dims, B: micro }, runtime);
+  // Micro-batches share nothing but the parameters, so they run beside each other, a thread each.
+  const count = config.batch / micro;
+  const side = divisorUpTo(count, runtime.threads);
+  const lanes = side === 1 ? [] : Array.from({ length: side }, () => runtime.fork());
+  const units = (side === 1 ? [runtime] : lanes).map(
+    (lane) => new TrainStep(model, objective, { ...data.dims, B: micro }, lane),
+  );
   const { betas, eps, weight_decay: weightDecay } = config;
   const optimizer = adamw({ betas, eps, weightDecay });
   const stream = rng.fork('data');
   const draws = rng.fork('draws');
-  let state = from ?? initialState(unit.initial(), config);
+  let state = from ?? initialState(units[0].initial(), config);
   try {
     while (state.step < config.steps) {
       const first = state.step * config.batch;
-      const units: Gradients[] = [];
-      for (let id = first; id < first + config.batch; id += micro) {
-        const ids = Array.from({ length: micro }, (_, i) => id + i);
-        const batch = await data.batch(ids, stream);
-        units.push(await unit.gradients(state.params, batch, ids, draws));
+      const found: Gradients[] = [];
+      for (let start = first; start < first + config.batch; start += micro * side) {
+        const gradients = units.map(async (unit, lane) => {
+          const ids = Array.from({ length: micro }, (_, i) => start + lane * micro + i);
+          return unit.gradients(state.params, await data.batch(ids, stream), ids, draws);
+        });
+        found.push(...(await Promise.all(gradients)));
       }
-      const sum = summed(units);
-      const norm = clipByGlobalNormInPlace(sum, { max: config.clip, divisor: units.length });
+      const sum = summed(found);
+      const norm = clipByGlobalNormInPlace(sum, { max: config.clip, divisor: found.length });
       const lr = learningRate(config, state.step);
       const skipped = !Number.isFinite(norm);
       if (!skipped) {
@@ -99,12 +107,19 @@ export async function* train(
       state = { ...state, step: state.step + 1 };
       yield {
         state,
-        report: { step: state.step, ...averages(units), gradNorm: norm, lr, skipped },
+        report: { step: state.step, ...averages(found), gradNorm: norm, lr, skipped },
       };
     }
   } finally {
-    await unit.release();
+    for (const unit of units) await unit.release();
+    for (const lane of lanes) await lane.release();
   }
+}
+
+/** The largest divisor of `n` that is at most `bound`, at least 1. */
+function divisorUpTo(n: number, bound: number): number {
+  for (let d = Math.min(n, bound); d > 1; d--) if (n % d === 0) return d;
+  return 1;
 }
 
 function initialState(params: Params, config: TrainConfig): TrainState {

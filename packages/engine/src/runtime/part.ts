@@ -6,7 +6,7 @@ import type { Tensor } from '../graph/tensor.ts';
 import { emit } from '../onnx/emit.ts';
 import type { Weights } from '../weights/store.ts';
 import type { DType, NDArray } from './array.ts';
-import type { Runtime, Session } from './session.ts';
+import type { Runtime, Session } from './runtime.ts';
 
 export type Feeds = Readonly<Record<string, NDArray>>;
 export type Values = ReadonlyMap<Tensor, NDArray>;

@@ -155,6 +155,7 @@ describe('release', () => {
     const flaky: Runtime = {
       profile: 'mapped',
       threads: 1,
+      fork: () => runtime.fork(),
       release: async () => {},
       load: async (bytes) => {
         if (attempts++ === 0) throw new Error('no memory');
@@ -195,5 +196,38 @@ describe('a runtime', () => {
     const feeds = { x: f32([1, 2], [2]), one: f32([1], []) };
     expect(await compiled.run(feeds)).toEqual(await compiled.run(feeds));
     await compiled.release();
+  });
+});
+
+describe('a fork', () => {
+  const x = f32([1, 2], [2]);
+
+  test('computes on its own thread what the runtime computes, beside another one', async () => {
+    const forks = [runtime.fork(), runtime.fork()];
+    const feeds = { x, ids: i64([1, 0], [2]) };
+    const y = add(exp(input('x', [2])), cast(input('ids', [2], { dtype: 'i64' }), 'f32'));
+    const [here, ...there] = await Promise.all(
+      [runtime, ...forks].map((on) => program({ y }, on).run(feeds)),
+    );
+    for (const found of there) expect(found).toEqual(here);
+    for (const fork of forks) await fork.release();
+  });
+
+  test('refuses what the runtime refuses, and ends what it was asked when it is released', async () => {
+    const fork = runtime.fork();
+    await expect(fork.load(new Uint8Array([1, 2, 3]))).rejects.toMatchObject({ code: 'RUNTIME' });
+    const session = await fork.load(model);
+    await expect(session.run({ x: f32([1], [1]) }, names)).rejects.toMatchObject({
+      code: 'RUNTIME',
+    });
+    await expect(session.run({ x: { ...x, dtype: 'bf16' } }, names)).rejects.toThrow(
+      'x: bf16 cannot be fed.',
+    );
+    expect((await session.run({ x }, names))[names[0]].shape).toEqual([2]);
+    await session.release();
+    await expect(session.run({ x }, names)).rejects.toMatchObject({ code: 'RELEASED' });
+    const open = await fork.load(model);
+    const asked = open.run({ x }, names);
+    await Promise.all([expect(asked).rejects.toMatchObject({ code: 'RELEASED' }), fork.release()]);
   });
 });

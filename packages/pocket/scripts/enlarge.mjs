@@ -1,6 +1,7 @@
-// An AutoencoderTiny with more blocks, computing what the shallower one computes: added blocks stand
-// after the old ones of their stage, and since those end in a ReLU, a block whose last convolution is
-// zero passes them on unchanged. deepen(from, to): model folders; `to` has the deeper config.
+// An AutoencoderTiny with more blocks or latent channels, computing what the smaller one computes: added
+// blocks stand after the old ones of their stage, and since those end in a ReLU, a block whose last
+// convolution is zero passes them on unchanged; the decoder weighs an added latent channel with zero.
+// enlarge(from, to): model folders; `to` has the larger config.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -28,9 +29,23 @@ function layers(config, half) {
   return list;
 }
 
+/** `tensor` (of `shape`, row-major) enlarged to `to` along its first two axes; `draw` gives each new entry. */
+function enlarged({ shape, data }, to, draw) {
+  const inner = shape.slice(2).reduce((a, b) => a * b, 1);
+  const size = to.reduce((a, b) => a * b, 1);
+  const [rows, columns] = shape.length === 1 ? [shape[0], 1] : shape;
+  const wide = to.length === 1 ? 1 : to[1];
+  const out = Float32Array.from({ length: size }, (_, i) => {
+    const [row, column] = [Math.floor(i / (inner * wide)), Math.floor(i / inner) % wide];
+    if (row >= rows || column >= columns) return draw();
+    return data[(row * columns + column) * inner + (i % inner)];
+  });
+  return { dtype: 'f32', shape: to, data: out };
+}
+
 const configOf = (folder) => JSON.parse(readFileSync(join(folder, 'vae', 'config.json'), 'utf8'));
 
-export function deepen(from, to, seed = 0) {
+export function enlarge(from, to, seed = 0) {
   const [old, wanted] = [configOf(from), configOf(to)];
   const weights = Weights.fromFile(join(from, 'vae', 'diffusion_pytorch_model.safetensors'));
   const out = {};
@@ -44,6 +59,19 @@ export function deepen(from, to, seed = 0) {
         for (const name of weights.names())
           if (name.startsWith(prefix))
             out[`${half}.layers.${n}.${name.slice(prefix.length)}`] = weights.entry(name).load();
+        if (key === 'conv out') {
+          const drawn = Rng.of(seed).fork('latents');
+          for (const part of ['weight', 'bias']) {
+            const name = `encoder.layers.${n}.${part}`;
+            const to = [wanted.latent_channels, ...out[name].shape.slice(1)];
+            out[name] = enlarged(out[name], to, () => (drawn.uniform() - 0.5) / Math.sqrt(width));
+          }
+        }
+        if (key === 'conv in') {
+          const name = `decoder.layers.${n}.weight`;
+          const [rows, , ...kernel] = out[name].shape;
+          out[name] = enlarged(out[name], [rows, wanted.latent_channels, ...kernel], () => 0);
+        }
         return;
       }
       const rng = Rng.of(seed).fork(half, n);

@@ -1,0 +1,105 @@
+/** Where models run: the contract of a runtime, and how ONNX Runtime is asked to keep it. */
+
+import { parse } from 'node:path';
+
+import type * as ort from 'onnxruntime-node';
+
+import { AttuneError } from '../errors.ts';
+import type { DType, NDArray } from './array.ts';
+
+/**
+ * How a model's weights are held. `mapped`: read in place from their file, no private memory, for
+ * big models. `prepacked`: copied into the kernels' own layouts, faster, for small ones.
+ */
+export type Profile = 'mapped' | 'prepacked';
+
+export type Device = 'cpu' | 'cuda' | 'webgpu' | 'dml' | 'coreml';
+
+export interface Session {
+  /** Runs the model. Inputs are read in place; outputs are fresh arrays. */
+  run(
+    feeds: Readonly<Record<string, NDArray>>,
+    outputs: readonly string[],
+  ): Promise<Record<string, NDArray>>;
+  /** Frees the session's memory; using it afterwards is an error. */
+  release(): Promise<void>;
+}
+
+export interface Runtime {
+  readonly profile: Profile;
+  readonly threads: number;
+  load(model: Uint8Array): Promise<Session>;
+  /** The same kind of runtime on a thread of its own, with one thread inside an op. */
+  fork(): Runtime;
+  /** Releases every session that is still alive. */
+  release(): Promise<void>;
+}
+
+export interface RuntimeOptions {
+  /** Default `prepacked`. */
+  readonly profile?: Profile;
+  /** Threads inside an op. Default: as ONNX Runtime chooses. */
+  readonly threads?: number;
+  /** Default `cpu`. */
+  readonly device?: Device;
+}
+
+export const ortTypes: Readonly<Partial<Record<DType, ort.Tensor.Type>>> = {
+  f32: 'float32',
+  f16: 'float16',
+  f64: 'float64',
+  i64: 'int64',
+  i32: 'int32',
+  u8: 'uint8',
+  bool: 'bool',
+};
+
+export const dtypes = Object.fromEntries(
+  Object.entries(ortTypes).map(([dtype, type]) => [type, dtype]),
+) as Readonly<Record<string, DType>>;
+
+/** ONNX Runtime's options for a session. */
+export function sessionOptions({
+  profile = 'prepacked',
+  threads,
+  device = 'cpu',
+}: RuntimeOptions): ort.InferenceSession.SessionOptions {
+  const mapped = profile === 'mapped';
+  return {
+    // The CPU stands in for single ops by itself; named here, it would stand in for the device.
+    executionProviders: [device],
+    ...(threads ? { intraOpNumThreads: threads } : {}),
+    interOpNumThreads: 1,
+    graphOptimizationLevel: mapped ? 'extended' : 'all',
+    logSeverityLevel: 3,
+    // Keys of ONNX Runtime's session configuration; the values are strings.
+    extra: {
+      session: {
+        disable_prepacking: mapped ? '1' : '0',
+        model_external_initializers_file_folder_path: parse(process.cwd()).root,
+        intra_op: { allow_spinning: '0' },
+      },
+      ...(mapped ? { optimization: { disable_specified_optimizers: 'ConstantFolding' } } : {}),
+    },
+  };
+}
+
+/** Why a session could not be made. */
+export function refusal(device: Device, error: unknown): AttuneError {
+  const reason = error instanceof Error ? error.message : String(error);
+  if (device === 'cpu')
+    return new AttuneError('RUNTIME', `ONNX Runtime refused a model: ${reason}`, { reason });
+  return new AttuneError(
+    'DEVICE_MISSING',
+    `The device "${device}" cannot be used here: ${reason}. ${missing[device]} Use --device cpu to run without it.`,
+    { device, reason },
+  );
+}
+
+const missing: Readonly<Record<Device, string>> = {
+  cpu: '',
+  cuda: 'It needs Linux x64, CUDA 12 with cuDNN 9 on the loader path, and the provider libraries that onnxruntime-node fetches in its install script (allow its build and reinstall).',
+  webgpu: 'It needs a Vulkan, Metal or Direct3D 12 driver.',
+  dml: 'It needs Windows with DirectX 12.',
+  coreml: 'It needs macOS on Apple silicon.',
+};

@@ -1,0 +1,165 @@
+/** A runtime on a thread of its own: its sessions run beside the caller and beside other threads'. */
+
+import { createRequire } from 'node:module';
+import { Worker } from 'node:worker_threads';
+
+import { AttuneError } from '../errors.ts';
+import type { NDArray, TypedArray } from './array.ts';
+import {
+  type Device,
+  dtypes,
+  ortTypes,
+  type Profile,
+  refusal,
+  type Runtime,
+  type Session,
+  sessionOptions,
+} from './runtime.ts';
+
+/** What crosses to the thread and back: arrays by ONNX Runtime's own type names. */
+interface Wire {
+  readonly type: string;
+  readonly dims: readonly number[];
+  readonly data: TypedArray;
+}
+
+type Request =
+  | { readonly do: 'load'; readonly model: Uint8Array; readonly options: object }
+  | {
+      readonly do: 'run';
+      readonly session: number;
+      readonly feeds: Readonly<Record<string, Wire>>;
+      readonly outputs: readonly string[];
+    }
+  | { readonly do: 'release'; readonly session: number };
+
+interface Reply {
+  readonly id: number;
+  readonly value?: unknown;
+  readonly error?: string;
+}
+
+/** The thread's program. It is text so that it needs no file of its own beside a bundle. */
+const program = `
+const { parentPort, workerData } = require('node:worker_threads');
+const ort = require(workerData.onnxruntime);
+const sessions = [];
+const jobs = {
+  async load({ model, options }) {
+    return sessions.push(await ort.InferenceSession.create(model, options)) - 1;
+  },
+  async run({ session, feeds, outputs }) {
+    const fed = {};
+    for (const [name, { type, data, dims }] of Object.entries(feeds))
+      fed[name] = new ort.Tensor(type, data, dims);
+    const results = await sessions[session].run(fed, outputs);
+    const wire = {};
+    for (const name of outputs) {
+      const { type, dims, data } = results[name];
+      wire[name] = { type, dims, data };
+    }
+    return wire;
+  },
+  async release({ session }) {
+    await sessions[session].release();
+  },
+};
+parentPort.on('message', async ({ id, request }) => {
+  try {
+    parentPort.postMessage({ id, value: await jobs[request.do](request) });
+  } catch (error) {
+    parentPort.postMessage({ id, error: String(error?.message ?? error) });
+  }
+});
+`;
+
+export class ThreadRuntime implements Runtime {
+  readonly threads = 1;
+  readonly profile: Profile;
+  readonly device: Device;
+  #worker: Worker | undefined;
+  #asked = 0;
+  readonly #waiting = new Map<
+    number,
+    { resolve(value: unknown): void; reject(error: Error): void }
+  >();
+
+  constructor({ profile, device }: { readonly profile: Profile; readonly device: Device }) {
+    this.profile = profile;
+    this.device = device;
+  }
+
+  async load(model: Uint8Array): Promise<Session> {
+    const options = sessionOptions(this);
+    const session = (await this.#ask({ do: 'load', model, options }).catch((error) => {
+      throw refusal(this.device, error);
+    })) as number;
+    let released = false;
+    return {
+      run: async (feeds, outputs) => {
+        if (released) throw new AttuneError('RELEASED', 'A released session was run.');
+        const sent = Object.fromEntries(
+          Object.entries(feeds).map(([name, array]) => [name, toWire(name, array)]),
+        );
+        const wire = await this.#ask({ do: 'run', session, feeds: sent, outputs });
+        return Object.fromEntries(
+          Object.entries(wire as Record<string, Wire>).map(([name, { type, dims, data }]) => [
+            name,
+            { dtype: dtypes[type], shape: dims, data },
+          ]),
+        );
+      },
+      release: async () => {
+        if (released || !this.#worker) return;
+        released = true;
+        await this.#ask({ do: 'release', session });
+      },
+    };
+  }
+
+  fork(): Runtime {
+    return new ThreadRuntime(this);
+  }
+
+  async release(): Promise<void> {
+    await this.#worker?.terminate();
+    this.#worker = undefined;
+  }
+
+  #ask(request: Request): Promise<unknown> {
+    const worker = (this.#worker ??= this.#start());
+    const id = this.#asked++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      worker.ref();
+      worker.postMessage({ id, request });
+    });
+  }
+
+  #start(): Worker {
+    const onnxruntime = createRequire(import.meta.url).resolve('onnxruntime-node');
+    const worker = new Worker(program, { eval: true, workerData: { onnxruntime } });
+    worker.on('message', ({ id, value, error }: Reply) => {
+      const waiting = this.#waiting.get(id);
+      this.#waiting.delete(id);
+      if (this.#waiting.size === 0) worker.unref();
+      if (error === undefined) waiting?.resolve(value);
+      else waiting?.reject(new AttuneError('RUNTIME', error));
+    });
+    const fail = (error: Error) => {
+      for (const { reject } of this.#waiting.values()) reject(error);
+      this.#waiting.clear();
+    };
+    worker.on('error', fail);
+    worker.on('exit', () =>
+      fail(new AttuneError('RELEASED', 'The thread of a runtime ended while it was working.')),
+    );
+    return worker;
+  }
+}
+
+function toWire(name: string, { dtype, shape, data }: NDArray): Wire {
+  const type = ortTypes[dtype];
+  if (!type) throw new AttuneError('BAD_ARGUMENT', `${name}: ${dtype} cannot be fed.`);
+  return { type, dims: shape, data };
+}
