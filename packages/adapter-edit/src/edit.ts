@@ -20,6 +20,8 @@ export interface EditOptions {
   readonly name?: string;
   readonly config: EditConfig;
   readonly weights?: Weights;
+  /** Where a fresh adapter starts: a UNet's weights without their prefix, of which it copies the encoder. */
+  readonly initial?: Weights;
   readonly strength?: Strength;
   readonly train?: true | readonly string[];
 }
@@ -29,12 +31,13 @@ export interface EditOptions {
  * an image. Ports: `image` [F or B·F, 3, 8H, 8W] in [0, 1]; `encoder_hidden_states` [.., L, D], the
  * instruction, by default the backbone's text; `task` [..] i64 where the config counts tasks.
  */
-export function edit({ name = 'edit', config, weights, strength, train }: EditOptions): Adapter {
+export function edit({ name = 'edit', config, strength, train, ...files }: EditOptions): Adapter {
   return {
     name,
     ports: portsOf(config),
     commutes: true,
-    ...(weights ? { weights } : {}),
+    config: { _class_name: 'ControlNetModel', ...config },
+    ...files,
     ...(strength === undefined ? {} : { strength }),
     ...(train ? { train } : {}),
     attach: (root, ports): Tap[] => {

@@ -24,7 +24,7 @@ export default definePlugin({
             ...(base === undefined ? {} : { base }),
           };
         },
-        create: ({ file, model: _, ...common }, options) =>
+        create: ({ file, model, ...common }, options) =>
           edit({
             ...common,
             config: checkFile(
@@ -32,7 +32,13 @@ export default definePlugin({
               { ...(file?.config as object), ...options },
               file?.path ?? 'edit',
             ),
-            ...(file ? { weights: file.weights } : {}),
+            ...(file
+              ? { weights: file.weights }
+              : {
+                  initial: model.weights.renamed((name) =>
+                    name.startsWith('unet.') ? name.slice('unet.'.length) : undefined,
+                  ),
+                }),
           }),
       }),
     },

@@ -41,7 +41,7 @@ export default definePlugin({
             ...(sd1 ? { base: 'sd1' } : {}),
           };
         },
-        create: ({ file, model: _, ...common }, options) =>
+        create: ({ file, model: { latents }, ...common }, options) =>
           video({
             ...common,
             config: checkFile(
@@ -49,6 +49,7 @@ export default definePlugin({
               { ...(file?.config as object), ...options },
               file?.path ?? 'video',
             ),
+            ...(latents ? { channels: latents.channels } : {}),
             ...(file ? { weights: file.weights } : {}),
           }),
       }),

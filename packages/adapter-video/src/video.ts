@@ -27,6 +27,8 @@ import { temporalTransformer } from './temporal.ts';
 export interface VideoOptions {
   readonly name?: string;
   readonly config: VideoConfig;
+  /** Latent channels of the model, for `first_frame`. Default 4. */
+  readonly channels?: number;
   readonly weights?: Weights;
   readonly strength?: Strength;
   readonly train?: true | readonly string[];
@@ -36,10 +38,17 @@ const each = (value: number | readonly number[], level: number): number =>
   typeof value === 'number' ? value : value[level];
 
 /** Motion modules on `hidden` sites; with `first_frame`, a widened input as a delta on `conv_in`. */
-export function video({ name = 'video', config, weights, strength, train }: VideoOptions): Adapter {
+export function video({
+  name = 'video',
+  config,
+  channels = 4,
+  weights,
+  strength,
+  train,
+}: VideoOptions): Adapter {
   const firstFrame: Port = {
     per: 'clip',
-    shape: ({ C = 4, H, W }) => [C, H, W],
+    shape: ({ C = channels, H, W }) => [C, H, W],
   };
   const storedPositions = [...(weights?.names() ?? [])].some((key) =>
     key.endsWith('.pos_embed.pe'),
@@ -48,6 +57,7 @@ export function video({ name = 'video', config, weights, strength, train }: Vide
     name,
     ports: config.first_frame ? { first_frame: firstFrame } : {},
     mixesFrames: true,
+    config: { _class_name: 'MotionAdapter', ...config },
     ...(weights ? { weights } : {}),
     ...(strength === undefined ? {} : { strength }),
     ...(train ? { train } : {}),

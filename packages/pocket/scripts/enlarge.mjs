@@ -1,7 +1,8 @@
 // An AutoencoderTiny with more blocks or latent channels, computing what the smaller one computes: added
 // blocks stand after the old ones of their stage, and since those end in a ReLU, a block whose last
-// convolution is zero passes them on unchanged; the decoder weighs an added latent channel with zero.
-// enlarge(from, to): model folders; `to` has the larger config.
+// convolution is zero passes them on unchanged (but for the first block of a stage that had none); the
+// decoder weighs an added latent channel with zero.
+// enlarge(from, target): model folders; the target has the larger config.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -45,8 +46,8 @@ function enlarged({ shape, data }, to, draw) {
 
 const configOf = (folder) => JSON.parse(readFileSync(join(folder, 'vae', 'config.json'), 'utf8'));
 
-export function enlarge(from, to, seed = 0) {
-  const [old, wanted] = [configOf(from), configOf(to)];
+export function enlarge(from, target, seed = 0) {
+  const [old, wanted] = [configOf(from), configOf(target)];
   const weights = Weights.fromFile(join(from, 'vae', 'diffusion_pytorch_model.safetensors'));
   const out = {};
   for (const half of ['encoder', 'decoder']) {
@@ -91,5 +92,7 @@ export function enlarge(from, to, seed = 0) {
       }
     });
   }
-  writeSafetensors(join(to, 'vae', 'diffusion_pytorch_model.safetensors'), out, { format: 'pt' });
+  writeSafetensors(join(target, 'vae', 'diffusion_pytorch_model.safetensors'), out, {
+    format: 'pt',
+  });
 }

@@ -8,7 +8,7 @@
  * PLACE is a model folder, a vae folder, or a checkpoint of a run (its ema.safetensors, else params),
  * whose config.json lies in the folder of --config (default: pocket's own).
  */
-import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -16,8 +16,9 @@ import { parseArgs } from 'node:util';
 import { findPlugins, loadModel, ModelRunner, PluginLoader } from '@attune/core';
 import { OrtRuntime, Rng, Weights } from '@attune/engine';
 import { formatReport, psnr, sharpness } from '@attune/eval';
-import { argmaxRows, FRAMES, HEADS, labelOf, renderFrame, sampleScene, SIDE } from '@attune/pocket';
-import sharp from 'sharp';
+import { FRAMES, HEADS, Judge, recognised, renderFrame, sampleScene, SIDE } from '@attune/pocket';
+
+import { writeGrid } from './grid.mjs';
 
 const pocket = join(dirname(fileURLToPath(import.meta.url)), '..');
 const models = join(pocket, 'models');
@@ -49,28 +50,6 @@ async function openVae(place) {
   return { ...bare, weights: Weights.overlay(bare.weights, Weights.fromFile(file)) };
 }
 
-/** The judge with weights, or undefined. A run's `best/judge` serves as well as the bundled one. */
-async function openJudge(folder) {
-  if (!existsSync(join(folder, 'model.safetensors'))) return undefined;
-  return loadModel(folder, { loader: new PluginLoader(findPlugins(pocket)) });
-}
-
-/** Classes the judge sees in frames [N, 3, 64, 64] of [0, 1], by head. */
-async function classes(judge, { shape, data }) {
-  const pixels = f32(
-    shape,
-    data.map((value) => 2 * value - 1),
-  );
-  const dims = { B: shape[0], F: 1, H: SIDE, W: SIDE };
-  const out = await judge.run({ net: 'judge', dims }, { pixels });
-  return Object.fromEntries(
-    Object.entries(HEADS).map(([head, names]) => [
-      head,
-      argmaxRows(out[`logits.${head}`].data, names.length),
-    ]),
-  );
-}
-
 const stream = Rng.of(HELD_OUT_SEED).fork('gate');
 const count = Number(flags.frames);
 const scenes = Array.from({ length: count }, (_, id) => {
@@ -81,8 +60,10 @@ const scenes = Array.from({ length: count }, (_, id) => {
 
 const runtime = new OrtRuntime({ threads: Number(flags.threads) });
 const vae = new ModelRunner(await openVae(flags.weights), runtime);
-const judgeModel = await openJudge(flags.judge);
-const judge = judgeModel && new ModelRunner(judgeModel, runtime);
+const loader = new PluginLoader(findPlugins(pocket));
+const judge = existsSync(join(flags.judge, 'model.safetensors'))
+  ? await Judge.open(flags.judge, runtime, loader)
+  : undefined;
 
 const originals = new Float32Array(count * PIXELS);
 scenes.forEach(({ pixels }, k) => originals.set(pixels, k * PIXELS));
@@ -113,10 +94,13 @@ for (let from = 0; from < count; from += BATCH) {
     ['clean', clean],
     ['after', f32(shape, seen)],
   ])
-    for (const [head, guesses] of Object.entries(await classes(judge, frames)))
-      guesses.forEach((guess, k) => {
-        if (guess === labelOf(scenes[from + k].scene, head)) right[head][when]++;
-      });
+    for (const [head, hits] of Object.entries(
+      recognised(
+        await judge.see(frames),
+        scenes.slice(from, from + rows).map(({ scene }) => scene),
+      ),
+    ))
+      right[head][when] += hits.filter(Boolean).length;
 }
 await vae.release();
 await judge?.release();
@@ -162,26 +146,13 @@ if (judge) {
   );
 } else console.log(`\nNo judge weights in ${flags.judge}: recognition not measured.`);
 
-/** Originals and reconstructions in pairs of rows, twice as large. */
-async function writeGrid(file, columns = 12, pairs = 4) {
-  const width = columns * SIDE;
-  const height = pairs * 2 * SIDE;
-  const rgb = Buffer.alloc(width * height * 3);
-  for (let k = 0; k < Math.min(count, columns * pairs); k++)
-    [originals, decoded].forEach((source, row) => {
-      const left = (k % columns) * SIDE;
-      const top = (2 * Math.floor(k / columns) + row) * SIDE;
-      for (let i = 0; i < PIXELS; i++) {
-        const y = top + Math.floor((i % AREA) / SIDE);
-        const x = left + (i % SIDE);
-        rgb[(y * width + x) * 3 + Math.floor(i / AREA)] = Math.round(255 * source[k * PIXELS + i]);
-      }
-    });
-  mkdirSync(dirname(file), { recursive: true });
-  await sharp(rgb, { raw: { width, height, channels: 3 } })
-    .resize(width * 2, height * 2, { kernel: 'nearest' })
-    .png()
-    .toFile(file);
-}
-await writeGrid(flags.out);
-console.log(`\nOriginals over reconstructions: ${flags.out}`);
+// Originals over their reconstructions.
+const columns = 12;
+const rowOf = (data, r) =>
+  Array.from({ length: columns }, (_, c) => r * columns + c)
+    .filter((k) => k < count)
+    .map((k) => data.subarray(k * PIXELS, (k + 1) * PIXELS));
+await writeGrid(
+  flags.out,
+  [0, 1, 2, 3].flatMap((r) => [rowOf(originals, r), rowOf(decoded, r)]),
+);

@@ -15,12 +15,24 @@ const here = dirname(fileURLToPath(import.meta.url));
 const pocket = join(here, '..');
 const root = join(pocket, '..', '..');
 const models = join(pocket, 'models');
+const whole = { recursive: true };
 
-/** In order; each may need the ones before it. Weights go to models/, or stay with the stage for the next one. */
+/** Copies one file or folder of a run's results to pocket's adapters. */
+function adapter(from, name) {
+  return (best) => cpSync(join(best, from), join(pocket, 'adapters', name), whole);
+}
+
+/** In order: each may need the ones before it. `to` takes what the run's `best` folder holds. */
 const stages = [
-  { name: 'vae-1', keep: true },
+  { name: 'vae-1', to: (best) => cpSync(best, join(pocket, 'stages', 'vae-1'), whole) },
   { name: 'vae-2', before: enlargeFirst, after: setLatentScale },
+  { name: 'judge' },
+  { name: 'features' },
   { name: 'backbone-1' },
+  { name: 'edit-1', to: adapter('edit', 'edit') },
+  { name: 'video-1', to: adapter('video', 'video') },
+  { name: 'lora-dog', to: adapter('lora.safetensors', 'lora-dog.safetensors') },
+  { name: 'lora-line-art', to: adapter('lora.safetensors', 'lora-line-art.safetensors') },
 ];
 
 /** Writes 1 / deviation of the latents over 512 frames into the autoencoder's config. */
@@ -67,7 +79,12 @@ function enlargeFirst() {
   enlarge(join(pocket, 'stages', 'vae-1'), start, 2);
 }
 
-async function runStage({ name, keep = false, before, after }) {
+/** Parts of the model folder. */
+function intoModels(best) {
+  cpSync(best, models, whole);
+}
+
+async function runStage({ name, before, after, to = intoModels }) {
   const run = join(root, 'runs', name);
   const recipe = join(pocket, 'recipes', `${name}.yaml`);
   const resume = existsSync(join(run, 'recipe.yaml')) ? ['--resume'] : [];
@@ -78,7 +95,7 @@ async function runStage({ name, keep = false, before, after }) {
   const stage = join(pocket, 'stages', name);
   mkdirSync(stage, { recursive: true });
   for (const file of ['log.jsonl', 'recipe.yaml']) cpSync(join(run, file), join(stage, file));
-  cpSync(join(run, 'best'), keep ? stage : models, { recursive: true });
+  to(join(run, 'best'));
   await after?.();
 }
 

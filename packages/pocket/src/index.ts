@@ -1,5 +1,6 @@
 export { images } from './data/images.ts';
 export { labelled, sampleLabelled } from './data/labelled.ts';
+export { Judge, recognised, type Seen } from './judge/judge.ts';
 export { argmaxRows, type Head, HEAD_NAMES, HEADS, labelOf } from './judge/labels.ts';
 export { classifier, ClassifierConfig } from './judge/net.ts';
 export { default } from './plugin.ts';

@@ -54,6 +54,8 @@ export interface Adapter {
   readonly ports: Ports;
   /** Its parameters, named without the adapter's name. Absent: freshly initialised. */
   readonly weights?: Weights;
+  /** What a fresh parameter starts from where this has its name and shape, instead of chance. */
+  readonly initial?: Weights;
   /** Parameters are inputs of every program (low-rank matrices) even when they do not train. */
   readonly live?: boolean;
   /** What trains: everything, or the parameters whose names match (patterns over names). */
@@ -69,6 +71,8 @@ export interface Adapter {
   readonly license?: string;
   /** The key of one of its parameters in the file it came from, in that file's dialect. Absent: its own name. */
   fileKey?(name: string): string;
+  /** What its file does not say by itself: it is saved as a folder with this as config.json. */
+  readonly config?: Readonly<Record<string, unknown>>;
   /** What its file holds beside its parameters: header metadata, tensors such as alphas. */
   readonly fileExtras?: FileExtras;
   /** Called once per trace; traces nothing by itself. */
@@ -82,23 +86,27 @@ export function checkpointKey(adapters: readonly Adapter[], name: string): strin
   return `${adapter.name}.${adapter.fileKey(name.slice(adapter.name.length + 1))}`;
 }
 
-/** The ports of one adapter as inputs of a program, made when they are read. */
+/**
+ * The ports of one adapter: what `given` has under their names, else inputs of the program, made when
+ * they are read. `fallback` holds the net's inputs.
+ */
 export function portValues(
   { name, ports }: Adapter,
   dims: Dims,
   shapes: Readonly<Record<string, Shape>>,
+  given: Readonly<Record<string, Tensor>>,
   fallback: Readonly<Record<string, Tensor>>,
 ): PortValues {
   const made = new Map<string, Tensor>();
   const make = (port: string): Tensor => {
     const spec = ports[port];
     const full = `${name}.${port}`;
-    if (spec.defaultTo && !shapes[full]) {
+    if (spec.defaultTo && !shapes[full] && !given[full]) {
       const other = fallback[spec.defaultTo];
       if (other) return other;
     }
     const rows = spec.per === 'clip' ? dims.B : dims.B * dims.F;
-    const shape = shapes[full] ?? [rows, ...spec.shape(dims)];
+    const shape = given[full]?.shape ?? shapes[full] ?? [rows, ...spec.shape(dims)];
     const allowed = spec.per === 'clip' ? [1, dims.B, dims.B * dims.F] : [dims.F, dims.B * dims.F];
     if (!allowed.includes(shape[0]))
       throw new AttuneError(
@@ -106,10 +114,13 @@ export function portValues(
         `${full} is per ${spec.per}: it takes ${[...new Set(allowed)].join(' or ')} rows, not ${shape[0]}.`,
         { port: full, rows: shape[0] },
       );
-    return input(full, shape, {
-      rate: spec.rate ?? 'clip',
-      ...(spec.dtype ? { dtype: spec.dtype } : {}),
-    });
+    return (
+      given[full] ??
+      input(full, shape, {
+        rate: spec.rate ?? 'clip',
+        ...(spec.dtype ? { dtype: spec.dtype } : {}),
+      })
+    );
   };
   const values = {};
   for (const port of Object.keys(ports))

@@ -110,7 +110,7 @@ export function traceModel(
     const call = makeCall({ B: sizes.B, F: sizes.F }, inputs);
     taps.length = 0;
     for (const { adapter, gate } of gated) {
-      const ports = portValues(adapter, sizes, shapes, inputs);
+      const ports = portValues(adapter, sizes, shapes, given, inputs);
       for (const tap of adapter.attach(new Scope(trace, adapter.name, call), ports))
         taps.push({
           adapter: adapter.name,
@@ -245,7 +245,7 @@ export function materialize(
   { dims, seed = 0 }: { dims: Dims; seed?: number },
 ): Model {
   const { params } = inventory(model, dims);
-  const loaded = new Map(model.adapters.map(({ name, weights }) => [name, weights !== undefined]));
+  const adapters = new Map(model.adapters.map((adapter) => [adapter.name, adapter]));
   const rng = Rng.of(seed);
   const fresh: Record<string, NDArray> = {};
   for (const { name, shape, init } of params.values()) {
@@ -259,9 +259,14 @@ export function materialize(
         );
       continue;
     }
-    if (loaded.get(name.slice(0, name.indexOf('.'))))
+    const dot = name.indexOf('.');
+    const adapter = adapters.get(name.slice(0, dot));
+    if (adapter?.weights)
       throw new AttuneError('MISSING_WEIGHT', `The weights of an adapter lack ${name}.`, { name });
-    fresh[name] = init(rng.fork(name), shape);
+    const own = name.slice(dot + 1);
+    const start = adapter?.initial?.has(own) ? adapter.initial.entry(own) : undefined;
+    fresh[name] =
+      start && sameShape(start.shape, shape) ? toF32(start.load()) : init(rng.fork(name), shape);
   }
   const unmatched = model.adapters.flatMap(({ name, weights }) =>
     [...(weights?.names() ?? [])]

@@ -1,6 +1,18 @@
 /** Objective of a diffusion model: predict v, ε or x₀ of a noised latent (Ho et al. 2020; Salimans & Ho 2022). */
 
-import { add, AttuneError, f32, input, mean, mul, square, sub, type Tensor } from '@attune/engine';
+import {
+  add,
+  AttuneError,
+  f32,
+  input,
+  mean,
+  mul,
+  reshape,
+  slice,
+  square,
+  sub,
+  type Tensor,
+} from '@attune/engine';
 import { z } from 'zod';
 
 import type { Latents, Model } from '../models/model.ts';
@@ -12,14 +24,18 @@ export const DenoiseOptions = z.strictObject({
   net: z.string().default('unet'),
   /** Encodes `pixels` inside the step; without it the data gives `latents`. */
   encoder: z.string().optional(),
-  /** Encodes `input_ids` inside the step; without it the data gives `encoder_hidden_states`. */
+  /** Encodes prompts inside the step; without it the data gives `encoder_hidden_states`. */
   text_encoder: z.string().optional(),
+  /** The data's token ids that are encoded, by the input or the port that gets the states. */
+  texts: z.record(z.string(), z.string()).default({ encoder_hidden_states: 'input_ids' }),
+  /** Ports that get the clean latents of each clip's first frame. */
+  first_frame: z.array(z.string()).default([]),
 });
 export type DenoiseOptions = z.infer<typeof DenoiseOptions>;
 
 /**
- * Inputs: `pixels` [B·F, 3, H, W] or `latents`, `input_ids` [B, L] or `encoder_hidden_states`, and the
- * ports of the stack. Times are drawn uniformly, one per clip; the loss is the mean squared error.
+ * Inputs: `pixels` [B·F, 3, H, W] or `latents`, token ids [B, L] as `texts` says or
+ * `encoder_hidden_states`, and the other ports of the stack. Times are drawn uniformly, one per clip; the loss is the mean squared error.
  */
 export function denoise(options: DenoiseOptions, model: Model): Objective {
   const { schedule, latents: space } = model;
@@ -39,14 +55,14 @@ export function denoise(options: DenoiseOptions, model: Model): Objective {
       const [alpha, sigma] = [perClip('alpha'), perClip('sigma')];
       const noise = input('noise', clean.shape);
       const sample = add(mul(clean, alpha), mul(noise, sigma));
-      const text = options.text_encoder
-        ? { encoder_hidden_states: run(options.text_encoder).last_hidden_state }
-        : {};
-      const predicted = run(
-        options.net,
-        { sample, timestep: input('timestep', [B]), ...text },
-        sizes,
-      ).sample;
+      const given: Record<string, Tensor> = { sample, timestep: input('timestep', [B]) };
+      if (options.text_encoder)
+        for (const [name, field] of Object.entries(options.texts)) {
+          const ids = input(field, [B, dims.L ?? 1], { dtype: 'i64' });
+          given[name] = run(options.text_encoder, { input_ids: ids }).last_hidden_state;
+        }
+      for (const port of options.first_frame) given[port] = firstFrames(clean, B);
+      const predicted = run(options.net, given, sizes).sample;
       const target = targetOf(schedule, { clean, noise, alpha, sigma });
       const loss = mean(square(sub(predicted, target)));
       return { loss };
@@ -67,6 +83,12 @@ export function denoise(options: DenoiseOptions, model: Model): Objective {
 /** The autoencoder's latents as the diffusion model knows them. */
 const scaledLatents = (latents: Tensor, { scale, shift }: Latents): Tensor =>
   mul(sub(latents, shift), scale);
+
+/** [B·F, C, H, W] → the first frame of each clip, [B, C, H, W]. */
+function firstFrames(frames: Tensor, B: number): Tensor {
+  const [rows, ...rest] = frames.shape;
+  return reshape(slice(reshape(frames, [B, rows / B, ...rest]), 1, 0, 1), [B, ...rest]);
+}
 
 function targetOf(
   schedule: NoiseSchedule,

@@ -1,9 +1,9 @@
 /** Trained weights in the layout of their kind: model folders for nets, one file per adapter. */
 
-import { cpSync, existsSync, mkdirSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { type NDArray, writeSafetensors } from '@attune/engine';
+import { type NDArray, toF32, toHalf, writeSafetensors } from '@attune/engine';
 
 import { inventory, trainability } from '../adapters/compose.ts';
 import type { Model } from '../models/model.ts';
@@ -14,28 +14,39 @@ import type { Params } from './step.ts';
 const fileOf = (part: string): string =>
   part === 'unet' || part === 'vae' ? 'diffusion_pytorch_model.safetensors' : 'model.safetensors';
 
+export interface ExportOptions {
+  /** The backbone's folder, for its configs. */
+  readonly source: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  /** Stored type of the weights. Default f32. */
+  readonly dtype?: 'f32' | 'f16';
+}
+
 /**
  * Writes everything that trained into `folder`: a part of the backbone as `<part>/…`, with its config
- * copied from `source`; an adapter as `<adapter>.safetensors`, keys without its name.
+ * copied from `source`; an adapter as `<adapter>.safetensors`, keys without its name, or as the folder
+ * `<adapter>/…` where it has a config.
  */
 export function exportTrained(
   model: Model,
   trained: Params,
   folder: string,
-  { source, metadata }: { source: string; metadata: Readonly<Record<string, string>> },
+  { source, metadata, dtype = 'f32' }: ExportOptions,
 ): void {
   const trains = trainability(model);
   const { params } = inventory(model, nominalDims);
   const groups = new Map<string, Record<string, NDArray>>();
+  const stored = (array: NDArray): NDArray =>
+    dtype === 'f32' ? array : toHalf(toF32(array), dtype);
   const touched = new Set([...params.keys()].filter(trains).map(groupOf));
   for (const { name, shape } of params.values()) {
     const group = groupOf(name);
     if (!touched.has(group)) continue;
     const named = groups.get(group) ?? {};
     const data = trained[name];
-    named[name.slice(group.length + 1)] = data
-      ? { dtype: 'f32', shape, data }
-      : model.weights.entry(name).load();
+    named[name.slice(group.length + 1)] = stored(
+      data ? { dtype: 'f32', shape, data } : model.weights.entry(name).load(),
+    );
     groups.set(group, named);
   }
   mkdirSync(folder, { recursive: true });
@@ -47,8 +58,15 @@ export function exportTrained(
         adapter.fileKey?.(name) ?? name,
         array,
       ]);
+      const whole = join(folder, group);
+      if (adapter.config) {
+        mkdirSync(whole, { recursive: true });
+        writeFileSync(join(whole, 'config.json'), `${JSON.stringify(adapter.config, null, 2)}\n`);
+      }
       writeSafetensors(
-        join(folder, `${group}.safetensors`),
+        adapter.config
+          ? join(whole, 'diffusion_pytorch_model.safetensors')
+          : `${whole}.safetensors`,
         { ...tensors, ...Object.fromEntries(keyed) },
         { ...own, ...metadata },
       );

@@ -18,6 +18,8 @@ export const TrainRecipe = z.strictObject({
   data: Use,
   train: TrainConfig,
   checkpoint: CheckpointPlan.prefault({}),
+  /** How the trained weights are stored at the end; they train as f32. */
+  save: z.enum(['f32', 'f16']).default('f32'),
   /** Steps per line of the log. */
   log_every: z.int().positive().default(10),
 });

@@ -64,6 +64,7 @@ export async function runTraining(
       exportTrained(model, state.ema ?? state.params, target, {
         source: resolve(folder, recipe.stack.backbone),
         metadata,
+        dtype: recipe.save,
       }),
   });
 }

@@ -81,7 +81,7 @@ export class ThreadRuntime implements Runtime {
   #asked = 0;
   readonly #waiting = new Map<
     number,
-    { resolve(value: unknown): void; reject(error: Error): void }
+    { readonly resolve: (value: unknown) => void; readonly reject: (error: Error) => void }
   >();
 
   constructor({ profile, device }: { readonly profile: Profile; readonly device: Device }) {
@@ -132,6 +132,8 @@ export class ThreadRuntime implements Runtime {
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
       worker.ref();
+      // A thread is no window: there is no origin to name.
+      // oxlint-disable-next-line unicorn/require-post-message-target-origin
       worker.postMessage({ id, request });
     });
   }

@@ -1,47 +1,63 @@
-/** Captioned frames of the training world, for the backbone. */
+/** Captioned frames and clips of the world, for the backbone, the video adapter and LoRAs. */
 
 import type { DataSource, Model } from '@attune/core';
 import { AttuneError, i64, type Rng } from '@attune/engine';
 import { z } from 'zod';
 
+import { HELD_OUT_OBJECTS, HELD_OUT_STYLES, OBJECTS, STYLES } from '../world/catalogue.ts';
 import { FRAMES } from '../world/motion.ts';
 import { AREA, SIDE } from '../world/paint.ts';
-import { renderFrame } from '../world/render.ts';
-import { sampleScene } from '../world/scene.ts';
-import { imageCaption } from '../world/words.ts';
+import { renderClip, renderFrame } from '../world/render.ts';
+import { type Fixed, sampleScene } from '../world/scene.ts';
+import { clipCaption, imageCaption } from '../world/words.ts';
 
 export const CaptionedOptions = z.strictObject({
+  /** One random frame each, captioned without motion words, or whole clips, captioned with them. */
+  frames: z.enum(['one', 'clip']).default('one'),
   /** Share of samples whose caption is empty, for classifier-free guidance. */
   drop: z.number().min(0).max(1).default(0.1),
+  /** What every sample shows, held-out things included: for LoRAs of a subject or a style. */
+  object: z.enum([...OBJECTS, ...HELD_OUT_OBJECTS]).optional(),
+  style: z.enum([...STYLES, ...HELD_OUT_STYLES]).optional(),
 });
+export type CaptionedOptions = z.infer<typeof CaptionedOptions>;
 
-/** `pixels` [N, 3, 64, 64] in [-1, 1] and `input_ids` [N, L]: one random frame per id, captioned without motion words. */
-export function captioned(
-  { drop }: z.infer<typeof CaptionedOptions>,
-  { tokenizer }: Model,
-): DataSource {
+/** `pixels` [N·F, 3, 64, 64] in [-1, 1] and `input_ids` [N, L]. */
+export function captioned(options: CaptionedOptions, { tokenizer }: Model): DataSource {
   if (!tokenizer)
     throw new AttuneError('BAD_CONFIG', 'pocket/captioned: the backbone has no tokenizer folder.');
-  const length = tokenizer.maxLength;
+  const L = tokenizer.maxLength;
+  const F = options.frames === 'clip' ? FRAMES : 1;
   return {
-    dims: { F: 1, H: SIDE, W: SIDE, L: length },
+    dims: { F, H: SIDE, W: SIDE, L },
     batch: (ids, rng) => {
-      const data = new Float32Array(ids.length * 3 * AREA);
+      const size = F * 3 * AREA;
+      const data = new Float32Array(ids.length * size);
       const tokens = ids.flatMap((id, k) => {
-        const { pixels, caption } = sample(rng.fork(id), drop);
-        for (let i = 0; i < pixels.length; i++) data[k * 3 * AREA + i] = 2 * pixels[i] - 1;
+        const { pixels, caption } = one(rng.fork(id), options);
+        for (let i = 0; i < size; i++) data[k * size + i] = 2 * pixels[i] - 1;
         return tokenizer.encode(caption).ids;
       });
       return {
-        pixels: { dtype: 'f32', shape: [ids.length, 3, SIDE, SIDE], data },
-        input_ids: i64(tokens, [ids.length, length]),
+        pixels: { dtype: 'f32', shape: [ids.length * F, 3, SIDE, SIDE], data },
+        input_ids: i64(tokens, [ids.length, L]),
       };
     },
   };
 }
 
-function sample(rng: Rng, drop: number): { pixels: Float32Array; caption: string } {
-  const scene = sampleScene(rng);
-  const { pixels } = renderFrame(scene, rng.int(FRAMES));
-  return { pixels, caption: rng.uniform() < drop ? '' : imageCaption(scene, rng) };
+function one(
+  rng: Rng,
+  { frames, drop, object, style }: CaptionedOptions,
+): { pixels: Float32Array; caption: string } {
+  const fixed: Fixed = {
+    ...(object ? { object } : {}),
+    ...(style ? { style, global: undefined } : {}),
+  };
+  const scene = sampleScene(rng, fixed);
+  const clip = frames === 'clip';
+  const pixels = clip ? renderClip(scene).frames : renderFrame(scene, rng.int(FRAMES)).pixels;
+  const dropped = rng.uniform() < drop;
+  const caption = clip ? clipCaption(scene, rng) : imageCaption(scene, rng);
+  return { pixels, caption: dropped ? '' : caption };
 }
