@@ -1,0 +1,60 @@
+/** Pocket's training stages: every recipe is one, and what an adapter's stage saves opens again as that adapter. */
+
+import { mkdtempSync, readdirSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+
+import {
+  findPlugins,
+  openStack,
+  parseYaml,
+  PluginLoader,
+  runTraining,
+  StackFile,
+  TrainRecipe,
+} from '@attune/core';
+import { OrtRuntime, toF32 } from '@attune/engine';
+import { expect, test } from 'vitest';
+
+const recipes = resolve('packages/pocket/recipes');
+const read = (name: string): TrainRecipe =>
+  parseYaml(TrainRecipe, readFileSync(join(recipes, name), 'utf8'), name);
+
+test.each(readdirSync(recipes))('%s is a training recipe', (name) => {
+  const { train } = read(name);
+  expect(train.batch % (train.micro ?? train.batch)).toBe(0);
+});
+
+test.each([
+  ['edit-1.yaml', 'edit'],
+  ['video-1.yaml', 'video'],
+] as const)(
+  '%s: a step changes the adapter, and its folder opens again',
+  async (file, name) => {
+    const recipe = read(file);
+    const run = mkdtempSync(join(tmpdir(), 'stage-'));
+    const loader = new PluginLoader(findPlugins('packages/cli'));
+    const runtime = new OrtRuntime({ threads: 1 });
+    const { state } = await runTraining(
+      { ...recipe, train: { ...recipe.train, steps: 1, batch: 1, micro: 1, warmup: 0, ema: 0 } },
+      { loader, runtime, folder: recipes, run: join(run, 'run') },
+    );
+    await runtime.release();
+    expect(state.optimizer.step).toBe(1);
+    const saved = join(run, 'run', 'best', name);
+    const stack = StackFile.parse({
+      backbone: join(recipes, recipe.stack.backbone),
+      adapters: [{ use: name, from: saved }],
+    });
+    const again = await openStack(stack, '.', loader, { fresh: true });
+    for (const [key, values] of Object.entries(state.params)) {
+      const array = again.weights.entry(key).load();
+      expect(array.dtype, key).toBe('f16');
+      const stored = toF32(array).data;
+      // Half precision: 11 bits, or 2⁻²⁵ for the smallest.
+      const far = values.findIndex((x, i) => Math.abs(stored[i] - x) > Math.abs(x) / 2048 + 3e-8);
+      expect(far, key).toBe(-1);
+    }
+  },
+  120_000,
+);
