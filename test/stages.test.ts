@@ -49,11 +49,10 @@ test.each([
     const again = await openStack(stack, '.', loader, { fresh: true });
     for (const [key, values] of Object.entries(state.params)) {
       const array = again.weights.entry(key).load();
-      expect(array.dtype, key).toBe('f16');
       const stored = toF32(array).data;
       // Half precision: 11 bits, or 2⁻²⁵ for the smallest.
       const far = values.findIndex((x, i) => Math.abs(stored[i] - x) > Math.abs(x) / 2048 + 3e-8);
-      expect(far, key).toBe(-1);
+      expect({ key, dtype: array.dtype, far }).toEqual({ key, dtype: 'f16', far: -1 });
     }
   },
   120_000,

@@ -16,9 +16,7 @@ test('weights the backbone has are copied, the others are fresh', () => {
   const copied = own.filter((name) => weights.has(`unet.${name.slice(5)}`));
   expect(copied.length).toBeGreaterThan(10);
   for (const name of copied)
-    expect(weights.entry(name).load(), name).toEqual(
-      weights.entry(`unet.${name.slice(5)}`).load(),
-    );
+    expect(weights.entry(name).load()).toEqual(weights.entry(`unet.${name.slice(5)}`).load());
   const fresh = own.filter((name) => !copied.includes(name));
   expect(fresh.every((name) => name.startsWith('edit.controlnet_'))).toBe(true);
 });

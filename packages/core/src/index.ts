@@ -100,3 +100,4 @@ export { emaUpdate } from './train/rates.ts';
 export type { Checkpoint } from './train/checkpoint.ts';
 export { CheckpointPlan, drive, type Outcome, type RunRequest } from './train/drive.ts';
 export { exportTrained } from './train/export.ts';
+export { sideBySide } from './train/lanes.ts';

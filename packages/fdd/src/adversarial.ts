@@ -1,10 +1,18 @@
 /** One teacher's adversarial term: its critic, the pull on generated latents, and the critic's learning. */
 
 import { adamw, clipByGlobalNormInPlace, type OptimState } from '@attune/core';
-import { AttuneError, type F32Array, type Rng, type Runtime, type Shape } from '@attune/engine';
+import {
+  AttuneError,
+  type F32Array,
+  type NDArray,
+  type Rng,
+  type Runtime,
+  type Shape,
+} from '@attune/engine';
 
 import { Critic, type CriticTurn } from './critic.ts';
 import type { ModelTeacher, ReadyTeacher } from './model-teacher.ts';
+import type { Pool } from './pool.ts';
 import { diffuse } from './sds.ts';
 import { timeRange } from './teacher.ts';
 import type { DataBatch } from './view.ts';
@@ -16,20 +24,37 @@ export interface CriticState {
 
 export type CriticFigures = Pick<CriticTurn, 'loss' | 'real' | 'fake' | 'right'>;
 
+/** Features of the teacher's own latents and of generated ones, under the same time and noise. */
+export interface Evidence {
+  readonly real: Readonly<Record<string, NDArray>>;
+  readonly fake: Readonly<Record<string, NDArray>>;
+}
+
+export interface AdversaryOptions {
+  readonly noiseShape: Shape;
+  readonly rng: Rng;
+  /** Samples of the teacher by sample ids: the same prompts meet the same reals. */
+  readonly pool: Pool;
+}
+
 export class Adversary {
   readonly #teacher: ModelTeacher;
   readonly #noiseShape: Shape;
   readonly #runtime: Runtime;
   readonly #rng: Rng;
+  readonly #pool: Pool;
   #critic: Critic | undefined;
-  /** Samples of the teacher by sample ids: the same prompts meet the same reals. */
-  readonly #pool = new Map<string, F32Array>();
 
-  constructor(teacher: ModelTeacher, noiseShape: Shape, runtime: Runtime, rng: Rng) {
+  constructor(
+    teacher: ModelTeacher,
+    runtime: Runtime,
+    { noiseShape, rng, pool }: AdversaryOptions,
+  ) {
     this.#teacher = teacher;
     this.#noiseShape = noiseShape;
     this.#runtime = runtime;
     this.#rng = rng;
+    this.#pool = pool;
   }
 
   /** Makes the heads; the batch tells the features' shapes. */
@@ -68,25 +93,31 @@ export class Adversary {
     return { ...g, data: g.data.map((value) => value * scale) };
   }
 
-  /** One step of the critic on generated latents and on the teacher's own for the same data. */
-  async learn(
+  /** What the critic learns from: the teacher's samples for these data ids, and generated latents. */
+  async evidence(
     ready: ReadyTeacher,
     batch: DataBatch,
     x0: F32Array,
-    state: CriticState,
     rng: Rng,
     ids: readonly number[],
-  ): Promise<{ state: CriticState; figures: CriticFigures }> {
-    const config = this.#config;
+  ): Promise<Evidence> {
     const real = await this.#real(batch, ids);
     // The same time and noise for both, so that only the latents differ.
     const fakes = this.#noised(x0, rng);
     const reals = this.#noised(real, rng);
-    const turn = await this.#heads.learn(
-      state.params,
-      (await ready.features(reals.noisy, reals.t)).values,
-      (await ready.features(fakes.noisy, fakes.t)).values,
-    );
+    return {
+      real: (await ready.features(reals.noisy, reals.t)).values,
+      fake: (await ready.features(fakes.noisy, fakes.t)).values,
+    };
+  }
+
+  /** One step of the critic. */
+  async learn(
+    state: CriticState,
+    { real, fake }: Evidence,
+  ): Promise<{ state: CriticState; figures: CriticFigures }> {
+    const config = this.#config;
+    const turn = await this.#heads.learn(state.params, real, fake);
     const grads = { ...turn.grads };
     const size = clipByGlobalNormInPlace(grads, { max: 10 });
     if (!Number.isFinite(size)) return { state, figures: turn };
@@ -126,18 +157,12 @@ export class Adversary {
     return { noisy: { ...x0, data: diffuse(x0.data, noise.data, level) }, t, alpha: level.alpha };
   }
 
-  async #real(batch: DataBatch, ids: readonly number[]): Promise<F32Array> {
-    const key = ids.join();
-    const known = this.#pool.get(key);
-    if (known) return known;
-    const draw = this.#rng.fork('real', key);
-    const made = await this.#teacher.draw(
-      batch,
-      draw.fork('noise').normals(this.#noiseShape),
-      draw,
-    );
-    this.#pool.set(key, made);
-    return made;
+  #real(batch: DataBatch, ids: readonly number[]): Promise<F32Array> {
+    const key = ids.join('-');
+    return this.#pool.get(key, () => {
+      const draw = this.#rng.fork('real', key);
+      return this.#teacher.draw(batch, draw.fork('noise').normals(this.#noiseShape), draw);
+    });
   }
 }
 

@@ -74,6 +74,8 @@ export const Phase = z.strictObject({
   adversarial: z.boolean().default(false),
 });
 
+export type Phase = z.infer<typeof Phase>;
+
 export const DistillConfig = z
   .strictObject({
     student: z.strictObject({ stack: StackFile, view: View }),

@@ -1,5 +1,7 @@
 /** A distillation recipe as a run in a folder: stacks opened, the aligned adapter at the end. */
 
+import { join } from 'node:path';
+
 import {
   type Checkpoint,
   CheckpointPlan,
@@ -59,7 +61,11 @@ export async function runDistillation(
     checkpoint: recipe.checkpoint,
     total: config.phases[config.phases.length - 1].until,
     seed: config.seed,
-    iterate: (from) => distill({ student, teachers, data, config, runtime, rng }, from),
+    iterate: (from) =>
+      distill(
+        { student, teachers, data, config, runtime, rng, pool: join(request.run, 'pool') },
+        from,
+      ),
     pack,
     unpack,
     line: (report) => ({ ...report }),

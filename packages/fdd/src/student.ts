@@ -53,6 +53,13 @@ export function drawTimes(
   }
 }
 
+interface Compiled {
+  readonly program: Program;
+  readonly sweeps: StudentSweeps;
+  /** Strengths and live parameters as the model has them. */
+  readonly standing: Readonly<Record<string, NDArray>>;
+}
+
 export class Student {
   readonly schedule: NoiseSchedule;
   readonly names: readonly string[];
@@ -60,7 +67,7 @@ export class Student {
   readonly #view: View;
   readonly #dims: Dims;
   readonly #config: DistillConfig['rollout'];
-  readonly #compiled = new Map<string, { program: Program; sweeps: StudentSweeps }>();
+  readonly #compiled = new Map<string, Compiled>();
   readonly #shapes = new Map<string, Shape>();
 
   constructor(runner: ModelRunner, view: View, dims: Dims, config: DistillConfig['rollout']) {
@@ -114,11 +121,11 @@ export class Student {
     times: number[];
   }> {
     const view = await look(this.#runner, this.#view, batch);
-    const { program, sweeps } = this.#program(view);
+    const { sweeps, standing } = this.#program(view);
     const own = Object.fromEntries(
       this.names.map((name) => [name, f32(params[name], this.shapeOf(name))]),
     );
-    const feeds = { ...standingFeeds(this.#runner.model, program), ...view, ...own };
+    const feeds = { ...standing, ...view, ...own };
     const times = drawTimes(this.#config, this.schedule, rng.fork('times'));
     const steps: RolloutStep[] = times.map((t, j) => ({
       timestep: f32([t], [1]),
@@ -129,7 +136,7 @@ export class Student {
     return { rolled, back, times };
   }
 
-  #program(view: Readonly<Record<string, NDArray>>) {
+  #program(view: Readonly<Record<string, NDArray>>): Compiled {
     const shapes = Object.fromEntries(Object.entries(view).map(([key, { shape }]) => [key, shape]));
     const key = JSON.stringify(shapes);
     let compiled = this.#compiled.get(key);
@@ -141,7 +148,7 @@ export class Student {
         full: program.sweep([...this.names, 'sample'], remat),
         first: program.sweep(this.names, remat),
       };
-      compiled = { program, sweeps };
+      compiled = { program, sweeps, standing: standingFeeds(model, program) };
       this.#compiled.set(key, compiled);
     }
     return compiled;

@@ -5,6 +5,7 @@ import { z } from 'zod';
 
 import type { Model } from '../models/model.ts';
 import type { DataSource } from './data.ts';
+import { sideBySide } from './lanes.ts';
 import type { Objective } from './objective.ts';
 import { adamw, clipByGlobalNormInPlace, type OptimState } from './optim.ts';
 import { emaUpdate, learningRate } from './rates.ts';
@@ -72,10 +73,9 @@ export async function* train(
     );
   // Micro-batches share nothing but the parameters, so they run beside each other, a thread each.
   const count = config.batch / micro;
-  const side = divisorUpTo(count, runtime.threads);
-  const lanes = side === 1 ? [] : Array.from({ length: side }, () => runtime.fork());
-  const units = (side === 1 ? [runtime] : lanes).map(
-    (lane) => new TrainStep(model, objective, { ...data.dims, B: micro }, lane),
+  const { runtimes, release } = sideBySide(runtime, count);
+  const units = runtimes.map(
+    (own) => new TrainStep(model, objective, { ...data.dims, B: micro }, own),
   );
   const { betas, eps, weight_decay: weightDecay } = config;
   const optimizer = adamw({ betas, eps, weightDecay });
@@ -86,7 +86,7 @@ export async function* train(
     while (state.step < config.steps) {
       const first = state.step * config.batch;
       const found: Gradients[] = [];
-      for (let start = first; start < first + config.batch; start += micro * side) {
+      for (let start = first; start < first + config.batch; start += micro * units.length) {
         const gradients = units.map(async (unit, lane) => {
           const ids = Array.from({ length: micro }, (_, i) => start + lane * micro + i);
           return unit.gradients(state.params, await data.batch(ids, stream), ids, draws);
@@ -112,14 +112,8 @@ export async function* train(
     }
   } finally {
     for (const unit of units) await unit.release();
-    for (const lane of lanes) await lane.release();
+    await release();
   }
-}
-
-/** The largest divisor of `n` that is at most `bound`, at least 1. */
-function divisorUpTo(n: number, bound: number): number {
-  for (let d = Math.min(n, bound); d > 1; d--) if (n % d === 0) return d;
-  return 1;
 }
 
 function initialState(params: Params, config: TrainConfig): TrainState {

@@ -1,0 +1,132 @@
+/**
+ * One lane of a distillation: everything that a micro-batch needs, on one runtime. Lanes share nothing
+ * but the parameters and the pools, so several run beside each other.
+ */
+
+import { type DataSource, type Dims, ModelRunner, type Model } from '@attune/core';
+import { AttuneError, type F32Array, type Rng, type Runtime, type Shape } from '@attune/engine';
+
+import { Adversary, type CriticState, type Evidence } from './adversarial.ts';
+import type { DistillConfig, Phase } from './config.ts';
+import { ModelTeacher } from './model-teacher.ts';
+import type { Pool } from './pool.ts';
+import { type Params, Student } from './student.ts';
+import { sdsCotangent } from './teacher.ts';
+import type { DataBatch } from './view.ts';
+
+export interface LaneOptions {
+  readonly student: Model;
+  readonly teachers: Readonly<Record<string, Model>>;
+  readonly data: DataSource;
+  readonly config: DistillConfig;
+  readonly runtime: Runtime;
+  readonly rng: Rng;
+  readonly pools: ReadonlyMap<string, Pool>;
+}
+
+/** What one micro-batch gave. */
+export interface UnitResult {
+  /** x′₀ [micro·F, C, H, W]. */
+  readonly latents: F32Array;
+  readonly pulls: Readonly<
+    Record<string, { readonly sds?: F32Array; readonly adversarial?: F32Array }>
+  >;
+  readonly grads: Readonly<Record<string, F32Array>>;
+  /** What each teacher's critic learns from, after the student's step. */
+  readonly evidence: Readonly<Record<string, Evidence>>;
+}
+
+export class Lane {
+  readonly student: Student;
+  readonly adversaries = new Map<string, Adversary>();
+  readonly #runner: ModelRunner;
+  readonly #teachers: readonly ModelTeacher[];
+  readonly #data: DataSource;
+  readonly #rng: Rng;
+  readonly #noiseShape: Shape;
+
+  constructor({ student, teachers, data, config, runtime, rng, pools }: LaneOptions) {
+    this.#runner = new ModelRunner(student, runtime);
+    this.#data = data;
+    this.#rng = rng;
+    const { channels, factor } = this.#runner.latents;
+    const { H, W, F, L } = data.dims;
+    const dims: Dims = { B: config.micro, F, H: H / factor, W: W / factor, ...(L ? { L } : {}) };
+    this.#noiseShape = [config.micro * F, channels, dims.H, dims.W];
+    this.student = new Student(this.#runner, config.student.view, dims, config.rollout);
+    this.#teachers = Object.entries(config.teachers).map(([id, own]) => {
+      const stack = teachers[id];
+      if (!stack) throw new AttuneError('NO_TEACHER', `The teacher ${id} has no model.`, { id });
+      return new ModelTeacher(id, new ModelRunner(stack, runtime), own, dims);
+    });
+    for (const teacher of this.#teachers)
+      if (teacher.config.critic)
+        this.adversaries.set(
+          teacher.id,
+          new Adversary(teacher, runtime, {
+            noiseShape: this.#noiseShape,
+            rng: rng.fork('critic', teacher.id),
+            pool: pools.get(teacher.id)!,
+          }),
+        );
+  }
+
+  /** One generation for these sample ids, all teachers' pulls on it, and the way back to the parameters. */
+  async run(
+    ids: readonly number[],
+    phase: Phase,
+    params: Params,
+    critics: Readonly<Record<string, CriticState>>,
+  ): Promise<UnitResult> {
+    const draw = this.#rng.fork('unit', ids[0]);
+    const { length } = this.#data;
+    const known = length === undefined ? ids : ids.map((id) => id % length);
+    const batch = await this.#read(known);
+    const noise = draw.fork('noise').normals(this.#noiseShape);
+    const { rolled, back } = await this.student.generate(params, batch, noise, draw);
+    const x0 = rolled.latents;
+    const total = new Float32Array(x0.data.length);
+    const pulls: Record<string, { sds?: F32Array; adversarial?: F32Array }> = {};
+    const evidence: Record<string, Evidence> = {};
+    for (const teacher of this.#teachers) {
+      const { id } = teacher;
+      const ready = await teacher.ready(batch);
+      const own = draw.fork('teacher', id);
+      const { sds, weight } = teacher.config;
+      const pull: { sds?: F32Array; adversarial?: F32Array } = (pulls[id] = {});
+      if (phase.sds && sds) {
+        const options = { ...sds, scale: weight * sds.lambda };
+        pull.sds = await sdsCotangent(ready, x0, options, own.fork('sds'));
+        plus(total, pull.sds.data);
+      }
+      const adversary = phase.adversarial ? this.adversaries.get(id) : undefined;
+      if (!adversary) continue;
+      await adversary.open(batch);
+      const critic = critics[id] ?? adversary.initial();
+      pull.adversarial = await adversary.pull(ready, x0, critic, own.fork('adv'), {
+        weight,
+        beside: pull.sds,
+      });
+      plus(total, pull.adversarial.data);
+      evidence[id] = await adversary.evidence(ready, batch, x0, own.fork('learn'), known);
+    }
+    const { grads } = await back({ ...x0, data: total });
+    return { latents: x0, pulls, grads, evidence };
+  }
+
+  async #read(ids: readonly number[]): Promise<DataBatch> {
+    const rng = this.#rng.fork('data');
+    return { arrays: await this.#data.batch(ids, rng), text: this.#data.prompts?.(ids, rng) ?? {} };
+  }
+
+  async release(): Promise<void> {
+    await this.student.release();
+    await this.#runner.release();
+    for (const teacher of this.#teachers) await teacher.release();
+    for (const adversary of this.adversaries.values()) await adversary.release();
+  }
+}
+
+function plus(into: Float32Array, more: Float32Array): void {
+  for (let i = 0; i < into.length; i++) into[i] += more[i];
+}
