@@ -37,7 +37,7 @@ const stages = [
 
 /** Writes 1 / deviation of the latents over 512 frames into the autoencoder's config. */
 async function setLatentScale() {
-  const model = await loadModel(models);
+  const model = await loadModel(join(models, 'vae'));
   const runner = new ModelRunner(
     { ...model, latents: { ...model.latents, scale: 1 } },
     new OrtRuntime(),
