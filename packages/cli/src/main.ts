@@ -3,6 +3,7 @@
 import { AttuneError } from '@attune/engine';
 import { Command, CommanderError } from 'commander';
 
+import { composeCommand } from './commands/compose.ts';
 import { distillCommand } from './commands/distill.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { generateCommand } from './commands/generate.ts';
@@ -20,6 +21,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     .exitOverride()
     .showHelpAfterError('(add --help for usage and an example)');
   for (const command of [
+    composeCommand,
     distillCommand,
     generateCommand,
     trainCommand,

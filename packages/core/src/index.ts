@@ -70,7 +70,7 @@ export {
   surveyNets,
 } from './plugins/survey.ts';
 export { openStack, readAdapterFile } from './stack/open.ts';
-export { checkFile, parseYaml, StackFile } from './stack/schema.ts';
+export { checkFile, parseYaml, StackEntry, StackFile, stackText } from './stack/schema.ts';
 export { AutoencodeOptions, autoencode } from './train/autoencode.ts';
 export type { DataSource } from './train/data.ts';
 export { classify, ClassifyOptions } from './train/classify.ts';

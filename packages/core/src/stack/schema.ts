@@ -1,7 +1,7 @@
 /** The stack file: a backbone, its schedule, and the adapters stacked on it, in order. */
 
 import { AttuneError, nearest } from '@attune/engine';
-import { parseDocument } from 'yaml';
+import { parseDocument, stringify } from 'yaml';
 import { z } from 'zod';
 
 const Strength = z.union([z.number(), z.record(z.string(), z.number())]);
@@ -32,6 +32,16 @@ export const StackFile = z.strictObject({
   train: z.array(z.string()).optional(),
 });
 export type StackFile = z.infer<typeof StackFile>;
+
+/** A stack as the text of its file, without what is the default. */
+export function stackText({ schedule, adapters, plugins, ...rest }: StackFile): string {
+  return stringify({
+    ...rest,
+    ...(schedule === 'default' ? {} : { schedule }),
+    ...(adapters.length ? { adapters } : {}),
+    ...(plugins.length ? { plugins } : {}),
+  });
+}
 
 /** Parses YAML against a schema. Errors name the file, the place and, for an unknown key, the nearest one. */
 export function parseYaml<T>(schema: z.ZodType<T>, text: string, where: string): T {
