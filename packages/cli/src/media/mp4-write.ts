@@ -115,7 +115,28 @@ export async function encodeMp4(
     if (encoder.state !== 'closed') encoder.close();
   }
   if (!target.buffer) throw new Error('the mp4 container gave no bytes');
-  return new Uint8Array(target.buffer);
+  return undated(new Uint8Array(target.buffer));
+}
+
+const containers = new Set(['moov', 'trak', 'mdia']);
+const dated = new Set(['mvhd', 'tkhd', 'mdhd']);
+
+/** Takes the hour of writing out of the headers (ISO/IEC 14496-12 §8.2.2), in place: the same frames give the same bytes. */
+function undated(bytes: Uint8Array): Uint8Array {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const walk = (from: number, end: number): void => {
+    for (let at = from; at + 8 <= end;) {
+      const size = view.getUint32(at);
+      const type = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
+      if (size < 8) return; // to the end of the file, or 64-bit: media data, not a header
+      if (containers.has(type)) walk(at + 8, at + size);
+      // After size, type and version with flags: creation and modification time.
+      if (dated.has(type)) bytes.fill(0, at + 12, at + 12 + (bytes[at + 8] === 1 ? 16 : 8));
+      at += size;
+    }
+  };
+  walk(0, bytes.length);
+  return bytes;
 }
 
 /** The even size that holds a frame. */
