@@ -111,3 +111,17 @@ describe('refused with one message, nothing written', () => {
     expect(stderr).toMatch(/warning: the adapters lora and a both come from a\.safetensors/);
   });
 });
+
+test('the file of an adapter folder stands for the folder', () => {
+  const folder = join(composed, 'edit');
+  const file = join(
+    folder,
+    readdirSync(folder).find((name) => name.endsWith('.safetensors'))!,
+  );
+  const told = [folder, file].map((path) => {
+    const { status, stdout } = attune('compose', backbone, path, '--check', '--json');
+    expect(status).toBe(0);
+    return JSON.parse(stdout) as object;
+  });
+  expect(told[1]).toEqual(told[0]);
+});

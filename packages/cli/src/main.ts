@@ -3,6 +3,7 @@
 import { AttuneError } from '@attune/engine';
 import { Command, CommanderError } from 'commander';
 
+import { printable } from './commands/arguments.ts';
 import { composeCommand } from './commands/compose.ts';
 import { distillCommand } from './commands/distill.ts';
 import { doctorCommand } from './commands/doctor.ts';
@@ -38,7 +39,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
     if (AttuneError.is(error)) {
-      process.stderr.write(`attune: ${error.message}\n`);
+      process.stderr.write(`attune: ${printable(error.message)}\n`);
       return ownFailures.has(error.code) ? 1 : 2;
     }
     const reason = error instanceof Error ? error.message : String(error);

@@ -29,6 +29,8 @@ const stages = [
   { name: 'judge' },
   { name: 'features' },
   { name: 'backbone-1' },
+  { name: 'backbone-2' },
+  { name: 'backbone-3' },
   { name: 'edit-1', to: adapter('edit', 'edit') },
   { name: 'video-1', to: adapter('video', 'video') },
   { name: 'lora-dog', to: adapter('lora.safetensors', 'lora-dog.safetensors') },

@@ -1,7 +1,7 @@
 /** A stack file as a model: the backbone loaded, each adapter created by its plugin. */
 
 import { existsSync, statSync } from 'node:fs';
-import { isAbsolute, join, resolve } from 'node:path';
+import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 
 import { openSafetensors, Weights } from '@attune/engine';
 
@@ -53,21 +53,23 @@ export async function openStack(
   return model;
 }
 
-/** A checkpoint file, or a folder with one and its config. */
+/** Names that a checkpoint has beside its config, in a folder of its own. */
+const standard = /^(diffusion_pytorch_model|model|adapter_model)\b/;
+
+/** A checkpoint file, or a folder with one and its config; the file of such a folder stands for it. */
 export function readAdapterFile(path: string): AdapterFile {
-  if (!existsSync(path) || !statSync(path).isDirectory())
-    return {
-      path,
-      weights: Weights.fromFile(path),
-      metadata: openSafetensors(path).metadata,
-    };
-  const config = ['config.json', 'adapter_config.json']
-    .map((name) => join(path, name))
-    .find((file) => existsSync(file));
+  const whole = existsSync(path) && statSync(path).isDirectory();
+  const folder = whole ? path : standard.test(basename(path)) ? dirname(path) : undefined;
+  const config =
+    folder === undefined
+      ? undefined
+      : ['config.json', 'adapter_config.json']
+          .map((name) => join(folder, name))
+          .find((file) => existsSync(file));
   return {
     path,
-    weights: readWeights(path),
-    metadata: {},
+    weights: whole ? readWeights(path) : Weights.fromFile(path),
+    metadata: whole ? {} : openSafetensors(path).metadata,
     ...(config ? { config: readJson(config) } : {}),
   };
 }
