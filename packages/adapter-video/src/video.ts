@@ -57,6 +57,7 @@ export function video({
     name,
     ports: config.first_frame ? { first_frame: firstFrame } : {},
     mixesFrames: true,
+    maxFrames: config.motion_max_seq_length,
     config: { _class_name: 'MotionAdapter', ...config },
     ...(weights ? { weights } : {}),
     ...(strength === undefined ? {} : { strength }),

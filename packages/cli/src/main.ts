@@ -7,6 +7,7 @@ import { printable } from './commands/arguments.ts';
 import { composeCommand } from './commands/compose.ts';
 import { distillCommand } from './commands/distill.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { editCommand } from './commands/edit.ts';
 import { generateCommand } from './commands/generate.ts';
 import { inspectCommand } from './commands/inspect.ts';
 import { probeCommand } from './commands/probe.ts';
@@ -24,6 +25,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   for (const command of [
     composeCommand,
     distillCommand,
+    editCommand,
     generateCommand,
     trainCommand,
     inspectCommand,

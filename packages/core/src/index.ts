@@ -94,7 +94,9 @@ export { type Plan, type Sampler, type Step, takeStep } from './schedule/sampler
 export { Tokenizer } from './models/tokenizer.ts';
 export { trainWordTokenizer } from './models/bpe.ts';
 export { type Compiled, ModelRunner } from './sample/runner.ts';
-export { sample, type SampleRequest } from './sample/sample.ts';
+export { type Adjust, sample, type SampleRequest } from './sample/sample.ts';
+export { type EditModels, editFrames, type EditRequest } from './sample/edit.ts';
+export { continuing, type Window, windows, type WindowSize } from './sample/window.ts';
 export { adamw, clipByGlobalNormInPlace, type OptimState } from './train/optim.ts';
 export { emaUpdate } from './train/rates.ts';
 export type { Checkpoint } from './train/checkpoint.ts';

@@ -14,6 +14,14 @@ export const number = (text: string): number => {
   return value;
 };
 
+/** A whole number from 0. */
+export const count = (text: string): number => {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isInteger(value) || value < 0)
+    throw new InvalidArgumentError('give a whole number');
+  return value;
+};
+
 /** A whole number from 1. */
 export const positive = (text: string): number => {
   const value = Number(text);

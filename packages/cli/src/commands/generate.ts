@@ -2,11 +2,11 @@
 
 import { ddimPlan, ModelRunner, openStack, sample } from '@attune/core';
 import { AttuneError, type F32Array, Rng } from '@attune/engine';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
 
 import { sideBySide, toFrames, writeMedia } from '../media/index.ts';
 import { openSession } from '../session.ts';
-import { number, readStack } from './arguments.ts';
+import { count, number, readStack } from './arguments.ts';
 
 interface Options {
   readonly out: string;
@@ -20,12 +20,6 @@ interface Options {
   readonly threads?: number;
   readonly json?: boolean;
 }
-
-const count = (text: string): number => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 0) throw new InvalidArgumentError('give a whole number');
-  return value;
-};
 
 export const generateCommand = (): Command =>
   new Command('generate')
@@ -80,7 +74,7 @@ async function generate(
   const { schedule } = runner.model;
   if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
   const { factor, channels } = runner.latents;
-  const side = (size ?? 64) / factor;
+  const side = size === undefined ? (runner.model.sampleSize?.[0] ?? 64) : size / factor;
   const { states, truncated } = await runner.encodeText(prompts);
   for (const { prompt, length } of truncated)
     process.stderr.write(`attune: "${prompt.slice(0, 40)}…" has ${length} tokens and was cut\n`);

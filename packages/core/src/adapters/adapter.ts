@@ -63,6 +63,8 @@ export interface Adapter {
   readonly strength?: Strength;
   /** True when a frame's result depends on the other frames of its clip. */
   readonly mixesFrames?: boolean;
+  /** The most frames it can see at once. */
+  readonly maxFrames?: number;
   /** True when it may be swapped with its neighbours that say so, too: no delta of it reads its value. */
   readonly commutes?: boolean;
   /** The noise and the prediction type it was trained with, as keys of a scheduler config. */

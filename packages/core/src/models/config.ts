@@ -44,7 +44,8 @@ export const UNetConfig = z.looseObject({
   time_embedding_dim: count.nullish(),
   conv_in_kernel: count.default(3),
   conv_out_kernel: count.default(3),
-  sample_size: z.unknown().optional(),
+  /** Side, or height and width, of the latents it was made for. */
+  sample_size: z.union([count, z.tuple([count, count])]).nullish(),
 });
 export type UNetConfig = z.infer<typeof UNetConfig>;
 

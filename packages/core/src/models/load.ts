@@ -21,7 +21,10 @@ import { vaeDecoder, vaeEncoder } from './vae.ts';
 const families: Readonly<Record<string, NetKind>> = {
   UNet2DConditionModel: netKind({
     config: UNetConfig,
-    create: (config) => ({ nets: { unet: unet(config) } }),
+    create: ({ sample_size: size, ...config }) => ({
+      nets: { unet: unet(config) },
+      ...(size ? { sampleSize: typeof size === 'number' ? [size, size] : size } : {}),
+    }),
   }),
   CLIPTextModel: netKind({
     config: ClipTextConfig,
@@ -101,6 +104,7 @@ export async function loadModel(
     }),
   );
   const latents = loaded.find((part) => part.latents)?.latents;
+  const sampleSize = loaded.find((part) => part.sampleSize)?.sampleSize;
   const scheduler = join(folder, 'scheduler', 'scheduler_config.json');
   const tokenizer = join(folder, 'tokenizer');
   return {
@@ -108,6 +112,7 @@ export async function loadModel(
     weights: Weights.overlay(...loaded.map(({ weights }) => weights)),
     adapters: [],
     ...(latents ? { latents } : {}),
+    ...(sampleSize ? { sampleSize } : {}),
     ...(existsSync(scheduler)
       ? { schedule: NoiseSchedule.of(readJson(scheduler), scheduler) }
       : {}),

@@ -19,6 +19,8 @@ export interface Model {
   readonly schedule?: NoiseSchedule;
   readonly tokenizer?: Tokenizer;
   readonly latents?: Latents;
+  /** Height and width of the latents it was made for. */
+  readonly sampleSize?: readonly [number, number];
 }
 
 /** How the autoencoder's latents and the diffusion model's relate. */

@@ -82,7 +82,7 @@ export interface NetKind<C = unknown> {
   /** The rest of that config.json. */
   readonly config: z.ZodType<C>;
   /** `name` is the part's name: the first part of its parameters' names. */
-  create(config: C, name: string): Pick<Model, 'nets' | 'latents'>;
+  create(config: C, name: string): Pick<Model, 'nets' | 'latents' | 'sampleSize'>;
 }
 
 export interface PluginContributions {

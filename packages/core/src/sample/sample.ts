@@ -8,6 +8,17 @@ import { type Plan, takeStep } from '../schedule/sampler.ts';
 import { type Guidance, guidanceBranches, guide } from './guidance.ts';
 import type { ModelRunner } from './runner.ts';
 
+/** A change to the guided prediction before the sampler's step; `done` steps of `of` lie behind. */
+export type Adjust = (
+  prediction: F32Array,
+  at: {
+    readonly x: F32Array;
+    readonly t: number;
+    readonly done: number;
+    readonly of: number;
+  },
+) => F32Array;
+
 export interface SampleRequest {
   /** Sizes of the latents: B, F, H, W and L. */
   readonly dims: Dims;
@@ -19,6 +30,7 @@ export interface SampleRequest {
   readonly noise: F32Array;
   /** For samplers that draw fresh noise. */
   readonly rng?: Rng;
+  readonly adjust?: Adjust;
   /** Called after each step with its number, from 1; throwing stops the run. */
   readonly onStep?: (done: number, of: number) => void;
 }
@@ -26,7 +38,7 @@ export interface SampleRequest {
 /** Clean latents. Each branch's clip-rate part runs once, its step-rate part once per step. */
 export async function sample(
   runner: ModelRunner,
-  { dims, branches, guidance, plan, noise, rng, onStep }: SampleRequest,
+  { dims, branches, guidance, plan, noise, rng, adjust, onStep }: SampleRequest,
 ): Promise<F32Array> {
   const lanes = await Promise.all(
     guidanceBranches(guidance).map(async (name) => {
@@ -48,7 +60,8 @@ export async function sample(
       const out = await program.step(clip, { ...all, sample: x, timestep: f32([step.t], [1]) });
       outputs[name] = out.sample as F32Array;
     }
-    const prediction = guide(outputs, guidance, dims.F);
+    const guided = guide(outputs, guidance, dims.F);
+    const prediction = adjust?.(guided, { x, t: step.t, done: i, of: plan.steps.length }) ?? guided;
     ({ x, memory } = takeStep(step, x, prediction, {
       memory,
       ...(rng ? { rng: rng.fork(i) } : {}),

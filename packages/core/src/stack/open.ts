@@ -14,12 +14,19 @@ import type { AdapterFile } from '../plugins/plugin.ts';
 import { NoiseSchedule } from '../schedule/noise.ts';
 import { checkFile, type StackFile } from './schema.ts';
 
-/** Opens a stack; paths are relative to `folder`. `fresh` accepts backbone parts without weights. */
+export interface OpenOptions {
+  /** Accept backbone parts without weights, to be initialised. */
+  readonly fresh?: boolean;
+  /** The stack as it makes single frames: without adapters that mix frames or say `stills: false`. */
+  readonly stills?: boolean;
+}
+
+/** Opens a stack; paths are relative to `folder`. */
 export async function openStack(
   stack: StackFile,
   folder: string,
   loader: PluginLoader,
-  { fresh = false } = {},
+  { fresh = false, stills = false }: OpenOptions = {},
 ): Promise<Model> {
   const bundled = loader.ids('backbones').includes(stack.backbone);
   const path = bundled
@@ -33,7 +40,8 @@ export async function openStack(
       ? {}
       : { schedule: NoiseSchedule.of(stack.schedule, 'schedule') }),
   };
-  for (const { name, use, from, strength, train, ...rest } of stack.adapters) {
+  for (const { name, use, from, strength, train, stills: still, ...rest } of stack.adapters) {
+    if (stills && still === false) continue;
     const kind = await loader.get('adapters', use);
     const options = checkFile(kind.options, rest, `adapter ${name ?? use}`);
     const adapter = kind.create(
@@ -48,7 +56,7 @@ export async function openStack(
       },
       options,
     );
-    model = compose(model, adapter);
+    if (!(stills && adapter.mixesFrames)) model = compose(model, adapter);
   }
   return model;
 }

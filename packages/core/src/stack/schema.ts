@@ -17,6 +17,8 @@ export const StackEntry = z.looseObject({
   from: z.string().optional(),
   strength: Strength.optional(),
   train: Train.optional(),
+  /** False: not for single frames (pictures, the first frame of a clip), as one aligned for clips. */
+  stills: z.boolean().optional(),
 });
 export type StackEntry = z.infer<typeof StackEntry>;
 

@@ -15,8 +15,10 @@ export const EditsOptions = z.strictObject({
   frames: z.enum(['clip', 'one']).default('clip'),
   /** Number of distinct samples; absent: endless. */
   length: z.int().positive().optional(),
-  /** Share of samples without a caption, without an instruction, without a source image. */
+  /** Share of samples without any words, and share without a source image: for guidance. */
   drop: z.number().min(0).max(1).default(0),
+  /** Share of the others that have an instruction but no caption, as most people ask for edits. */
+  bare: z.number().min(0).max(1).default(0),
 });
 
 /**
@@ -25,10 +27,10 @@ export const EditsOptions = z.strictObject({
  * Prompts as words: `caption`, `motion_caption`, `instruction`.
  */
 export function edits(options: z.infer<typeof EditsOptions>, { tokenizer }: Model): DataSource {
-  const { frames, length, drop } = options;
+  const { frames, length, drop, bare } = options;
   const F = frames === 'clip' ? FRAMES : 1;
   const L = tokenizer?.maxLength ?? 1;
-  const draw = (id: number, rng: Rng) => one(rng.fork(id), F, drop);
+  const draw = (id: number, rng: Rng) => one(rng.fork(id), F, { drop, bare });
   return {
     dims: { F, H: SIDE, W: SIDE, L },
     ...(length === undefined ? {} : { length }),
@@ -88,18 +90,22 @@ interface Sample {
 }
 
 /** One sample, whole: what is drawn for its words does not depend on whether its pixels are. */
-function one(rng: Rng, frames: number, drop: number): Sample {
+function one(
+  rng: Rng,
+  frames: number,
+  { drop, bare }: { readonly drop: number; readonly bare: number },
+): Sample {
   const edit = sampleEdit(rng, rng.pick(TASKS));
   const frame = rng.int(FRAMES);
-  const [noCaption, noInstruction, noImage] = [0, 1, 2].map(() => rng.uniform() < drop);
+  const [noWords, noCaption, noImage] = [drop, bare, drop].map((share) => rng.uniform() < share);
   const pixels = (scene: Edit['source']): Float32Array =>
     frames === 1 ? renderFrame(scene, frame).pixels : renderClip(scene).frames;
   return {
     edit,
     words: {
-      caption: noCaption ? '' : edit.caption,
-      motionCaption: noCaption ? '' : edit.motionCaption,
-      instruction: noInstruction ? '' : edit.instruction,
+      caption: noWords || noCaption ? '' : edit.caption,
+      motionCaption: noWords || noCaption ? '' : edit.motionCaption,
+      instruction: noWords ? '' : edit.instruction,
     },
     render: () => ({
       before: noImage ? new Float32Array(frames * 3 * AREA) : pixels(edit.source),

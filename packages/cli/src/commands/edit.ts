@@ -1,0 +1,196 @@
+/** attune edit: a picture or a clip, changed as an instruction says. */
+
+import {
+  ddimPlan,
+  type EditModels,
+  editFrames,
+  type EditRequest,
+  type Model,
+  ModelRunner,
+  openStack,
+} from '@attune/core';
+import { AttuneError, badArgument, type Device } from '@attune/engine';
+import { Command, Option } from 'commander';
+
+import {
+  assertWritable,
+  fitFrame,
+  fitFrames,
+  type Frame,
+  type MediaSource,
+  openMedia,
+  sideBySide,
+  toFrames,
+  writeMedia,
+} from '../media/index.ts';
+import { openSession } from '../session.ts';
+import {
+  count,
+  devices,
+  number,
+  positive,
+  readStack,
+  runtimeOf,
+  stackWarnings,
+} from './arguments.ts';
+
+interface Options {
+  readonly out: string;
+  readonly stack: string;
+  readonly instruction: string;
+  readonly caption: string;
+  readonly motionCaption?: string;
+  readonly task?: number;
+  readonly steps: number;
+  readonly guidance: number;
+  readonly imageGuidance: number;
+  readonly seed: number;
+  readonly size?: readonly [number, number];
+  readonly window?: number;
+  readonly overlap?: number;
+  readonly maxFrames?: number;
+  readonly fps?: number;
+  readonly compare?: boolean;
+  readonly device?: Device;
+  readonly threads?: number;
+  readonly json?: boolean;
+}
+
+export const editCommand = (): Command =>
+  new Command('edit')
+    .description('edit a picture or a clip as an instruction says')
+    .argument('<input>', 'png, jpg, webp, gif, mp4, a folder of frames; others with ffmpeg')
+    .requiredOption('-i, --instruction <text>', 'what to change')
+    .requiredOption('-o, --out <file>', '.mp4, .gif, .webp, .png, .jpg or a folder of frames')
+    .requiredOption('--stack <file>', 'a stack.yaml with an edit adapter')
+    .option('--caption <text>', 'what the result shows', '')
+    .option('--motion-caption <text>', 'the same with its motion, for clips (default: --caption)')
+    .option('--task <n>', 'number of the task, where the edit adapter has labels', count)
+    .option('--steps <n>', 'sampling steps', positive, 20)
+    .option('--guidance <s>', 'scale of the words; 1 is none', number, 2)
+    .option('--image-guidance <s>', 'scale of the source image; 1 is none', number, 1)
+    .option('--seed <n>', 'seed of the noise', count, 0)
+    .option('--size <px|WxH>', 'working size; default: what the backbone was made for', pixels)
+    .option(
+      '--window <n>',
+      'frames the model sees at once (default: what it was made for)',
+      positive,
+    )
+    .option('--overlap <n>', 'frames that neighbouring windows share (default: a quarter)', count)
+    .option('--max-frames <n>', 'stop after so many frames', positive)
+    .option('--fps <n>', 'frames per second, in place of those of the input', number)
+    .option('--compare', 'write the input beside the result')
+    .addOption(new Option('--device <name>', 'where to run').choices(devices))
+    .option('--threads <n>', 'threads inside an operation', positive)
+    .option('--json', 'a JSON line on stdout')
+    .addHelpText(
+      'after',
+      '\nExample:\n  $ attune edit clip.mp4 -i "make it golden" --stack edit.yaml -o golden.mp4',
+    )
+    .action(editAction);
+
+/** `64` or `96x64` (width × height) as [height, width]. */
+function pixels(text: string): readonly [number, number] {
+  const [width, height = width, ...rest] = text.split(/[x×]/).map((part) => positive(part));
+  if (rest.length > 0) throw badArgument('--size', text, 'give a side, or width x height');
+  return [height, width];
+}
+
+const warn = (text: string): unknown => process.stderr.write(`attune: ${text}\n`);
+
+async function editAction(input: string, options: Options): Promise<void> {
+  const { out, fps, json } = options;
+  await assertWritable(out, [input]);
+  const source = await openMedia(input, fps === undefined ? {} : { fps });
+  const argument = readStack(options.stack);
+  const { stack, folder } = argument;
+  stackWarnings(argument).forEach(warn);
+  const { loader, runtime } = openSession(runtimeOf(options), {
+    cwd: folder,
+    paths: stack.plugins,
+  });
+  const models = {
+    stack: new ModelRunner(await openStack(stack, folder, loader), runtime),
+    stills: new ModelRunner(await openStack(stack, folder, loader, { stills: true }), runtime),
+  };
+  const { model } = models.stack;
+  if (source.kind === 'image' && model.adapters.some(({ mixesFrames }) => mixesFrames))
+    warn(`${input} is one picture: adapters that mix frames are left out`);
+  if (source.audio) warn(`${input}: the sound track is left out`);
+  try {
+    const { instruction, seed } = options;
+    const written = await writeMedia(
+      out,
+      editedFrames(models, source, requestOf(model, options), options),
+      {
+        inputs: [input],
+        metadata: { instruction, seed: String(seed), stack: options.stack },
+        ...(fps === undefined || source.kind === 'image' ? {} : { fps }),
+      },
+    );
+    written.notices.forEach(warn);
+    if (json) console.log(JSON.stringify(written));
+    else process.stderr.write(`wrote ${written.path} (${written.frames} frames)\n`);
+  } finally {
+    await models.stack.release();
+    await models.stills.release();
+  }
+}
+
+/** The result frame by frame, with the times of the source; beside the source where that is asked. */
+async function* editedFrames(
+  models: EditModels,
+  source: MediaSource,
+  request: EditRequest,
+  { maxFrames = Infinity, compare = false }: Options,
+): AsyncGenerator<Frame> {
+  const [height, width] = request.size;
+  const waiting: Frame[] = [];
+  const read = async function* (): AsyncGenerator<Float32Array> {
+    let left = maxFrames;
+    for await (const frame of source.frames()) {
+      const fitted = await fitFrame(frame, width, height);
+      waiting.push(fitted);
+      yield fitFrames([fitted], width, height);
+      if (--left <= 0) return;
+    }
+  };
+  let done = 0;
+  for await (const edited of editFrames(models, read(), request)) {
+    const before = waiting.shift()!;
+    const [after] = toFrames(edited, width, height, before.delay);
+    process.stderr.write(`frame ${++done}${source.frameCount ? `/${source.frameCount}` : ''}\n`);
+    if (compare) yield* sideBySide([[before], [after]], ['input', request.instruction]);
+    else yield after;
+  }
+}
+
+/** Frames at once where nothing says more: what video models are commonly trained on. */
+const COMMON_WINDOW = 16;
+
+function requestOf(
+  { schedule, latents, sampleSize, adapters }: Model,
+  options: Options,
+): EditRequest {
+  if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
+  if (!latents) throw new AttuneError('NO_VAE', 'The model has no autoencoder.');
+  const { factor } = latents;
+  const [height, width] = options.size ?? (sampleSize ?? [64, 64]).map((side) => side * factor);
+  if (height % factor || width % factor)
+    throw badArgument('--size', `${width}x${height}`, `give multiples of ${factor}`);
+  const most = Math.min(...adapters.map(({ maxFrames = Infinity }) => maxFrames), COMMON_WINDOW);
+  const size = options.window ?? most;
+  const { instruction, caption, motionCaption, task, seed } = options;
+  return {
+    instruction,
+    caption,
+    ...(motionCaption === undefined ? {} : { motionCaption }),
+    ...(task === undefined ? {} : { task }),
+    guidance: { text: options.guidance, image: options.imageGuidance },
+    plan: ddimPlan(schedule, options.steps),
+    seed,
+    size: [height, width],
+    window: { size, overlap: options.overlap ?? Math.floor(size / 4) },
+    onNotice: warn,
+  };
+}

@@ -1,0 +1,132 @@
+/** `attune edit` of the built command: pictures and clips of any length, and input that is refused. */
+
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, relative, resolve } from 'node:path';
+
+import sharp from 'sharp';
+import { beforeAll, describe, expect, test } from 'vitest';
+
+const folder = mkdtempSync(join(tmpdir(), 'edit-'));
+const at = (name: string) => join(folder, name);
+const composed = relative(folder, resolve('test/parity/fixtures/compose/pocket'));
+const backbone = relative(folder, resolve('test/parity/fixtures/unet/pocket'));
+
+function attune(...args: readonly string[]) {
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    ['packages/cli/bin/attune.js', ...args],
+    { encoding: 'utf8', timeout: 120_000 },
+  );
+  expect(stderr).not.toMatch(/\n\s+at |unexpected:/);
+  return { status, stdout, stderr };
+}
+
+const edit = (input: string, out: string, ...more: readonly string[]) =>
+  attune('edit', input, '-i', 'make it golden', '--stack', at('stack.yaml'), '-o', out, ...more);
+
+/** A picture of a moving bar. */
+const picture = (moment: number) =>
+  sharp(
+    Buffer.from(
+      Array.from({ length: 80 * 96 }, (_, i) => {
+        const inside = Math.abs((i % 96) - 20 - 4 * moment) < 9;
+        return inside ? [220, 40, 40] : [30, 90, 200];
+      }).flat(),
+    ),
+    { raw: { width: 96, height: 80, channels: 3 } },
+  );
+
+const pixelsOf = async (path: string): Promise<Buffer> =>
+  sharp(path, { animated: true }).removeAlpha().raw().toBuffer();
+
+const distance = (a: Buffer, b: Buffer): number =>
+  a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i])), 0);
+
+const entries = (...names: readonly string[]): string =>
+  names.map((name) => `  - { use: ${name}, from: ${composed}/${name} }`).join('\n');
+
+beforeAll(async () => {
+  writeFileSync(
+    at('stack.yaml'),
+    `backbone: ${backbone}\nadapters:\n${entries('edit', 'video')}\n`,
+  );
+  writeFileSync(at('stills.yaml'), `backbone: ${backbone}\nadapters:\n${entries('edit')}\n`);
+  writeFileSync(at('video.yaml'), `backbone: ${backbone}\nadapters:\n${entries('video')}\n`);
+  await picture(0).png().toFile(at('one.png'));
+  const frames = await Promise.all(
+    Array.from({ length: 11 }, async (_, moment) => picture(moment).png().toBuffer()),
+  );
+  await sharp(frames, { join: { animated: true } })
+    .webp({ lossless: true, delay: frames.map((_, i) => 100 + i) })
+    .toFile(at('clip.webp'));
+});
+
+const quick = ['--steps', '3', '--window', '4', '--overlap', '1'] as const;
+
+describe('what comes out', () => {
+  test('a clip longer than a window keeps its frames and times; the same command gives the same bytes', async () => {
+    const [first, second] = ['a.webp', 'b.webp'].map(at);
+    const { status, stdout } = edit(at('clip.webp'), first, ...quick, '--json');
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ frames: 11, width: 64, height: 64 });
+    const { pages, delay } = await sharp(first, { animated: true }).metadata();
+    expect({ pages, delay }).toEqual({
+      pages: 11,
+      delay: Array.from({ length: 11 }, (_, i) => 100 + i),
+    });
+    expect(edit(at('clip.webp'), second, ...quick).status).toBe(0);
+    expect((await pixelsOf(second)).equals(await pixelsOf(first))).toBe(true);
+    expect(edit(at('clip.webp'), at('c.webp'), ...quick, '--seed', '1').status).toBe(0);
+    expect(distance(await pixelsOf(at('c.webp')), await pixelsOf(first))).toBeGreaterThan(8);
+  });
+
+  test('a picture; the first frame of a longer clip is the same picture where frames do not mix', async () => {
+    const stills = ['--stack', at('stills.yaml')];
+    expect(edit(at('one.png'), at('one-edited.png'), ...quick, ...stills).status).toBe(0);
+    expect(edit(at('clip.webp'), at('each.webp'), ...quick, ...stills).status).toBe(0);
+    const [one, each] = await Promise.all([at('one-edited.png'), at('each.webp')].map(pixelsOf));
+    expect(distance(one, each.subarray(0, one.length))).toBeLessThanOrEqual(1);
+    expect(each.length).toBe(11 * one.length);
+  });
+
+  test('a stack that mixes frames edits a picture without them, and says so', () => {
+    const { status, stderr } = edit(at('one.png'), at('alone.png'), ...quick);
+    expect(status).toBe(0);
+    expect(stderr).toContain('adapters that mix frames are left out');
+  });
+
+  test('--max-frames, --compare and a folder of frames', async () => {
+    const args = [...quick, '--max-frames', '2', '--compare'];
+    expect(edit(at('clip.webp'), at('frames'), ...args).status).toBe(0);
+    expect(readdirSync(at('frames'))).toEqual(['frame-00001.png', 'frame-00002.png']);
+    const { width } = await sharp(join(at('frames'), 'frame-00001.png')).metadata();
+    expect(width).toBeGreaterThan(2 * 256);
+  });
+});
+
+describe('what is refused, with nothing written', () => {
+  test.each([
+    ['more frames than the position table', ['--window', '40'], 'use windows of at most'],
+    ['a size that does not divide', ['--size', '66'], 'multiples'],
+    ['an overlap as large as the window', ['--window', '4', '--overlap', '4'], 'that share 4'],
+    ['no edit adapter', ['--stack', at('video.yaml')], 'reads a source image'],
+    ['no frames', ['--max-frames', '0'], 'whole number'],
+    ['no steps', ['--steps', '0'], 'whole number'],
+    ['a guidance that is no number', ['--guidance', 'NaN'], 'number'],
+    ['a missing stack', ['--stack', at('none.yaml')], 'does not exist'],
+  ])('%s', (_, more, words) => {
+    const { status, stderr } = edit(at('clip.webp'), at('bad.webp'), '--steps', '2', ...more);
+    expect(stderr).toContain(words);
+    expect(status).toBe(2);
+    expect(existsSync(at('bad.webp'))).toBe(false);
+  });
+
+  test('the input as output, a missing input, a clip into a still', () => {
+    expect(edit(at('clip.webp'), at('clip.webp'), ...quick).stderr).toContain('the input itself');
+    expect(edit(at('gone.webp'), at('bad.webp'), ...quick).stderr).toContain('cannot be read');
+    expect(edit(at('clip.webp'), at('bad.png'), ...quick).stderr).toContain('does not fit');
+    expect(readdirSync(folder).filter((name) => /bad|^\.attune/.test(name))).toEqual([]);
+  });
+});
