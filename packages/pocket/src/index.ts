@@ -4,6 +4,8 @@ export { Judge, recognised, type Seen } from './judge/judge.ts';
 export { argmaxRows, type Head, HEAD_NAMES, HEADS, labelOf } from './judge/labels.ts';
 export { classifier, ClassifierConfig } from './judge/net.ts';
 export { default } from './plugin.ts';
+export { metrics, type Scores, Scorer } from './suite/score.ts';
+export { flowOf, framesOf, masksOf, type Split, type Trial, trialOf } from './suite/trial.ts';
 export {
   type BackgroundName,
   BACKGROUNDS,

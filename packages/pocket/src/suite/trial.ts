@@ -1,0 +1,50 @@
+/** Held-out edits of clips, with all that is known about what should come out. */
+
+import { type F32Array, Rng } from '@attune/engine';
+
+import { TASKS, type TaskName } from '../world/catalogue.ts';
+import { editMask, type Edit, sampleEdit } from '../world/edits.ts';
+import { FRAMES } from '../world/motion.ts';
+import { SIDE } from '../world/paint.ts';
+import { type Clip, renderClip } from '../world/render.ts';
+
+/** Scenes that no training draws: trainings' streams start at the small seeds of their recipes. */
+const streams = { validation: 900_101, test: 900_201 } as const;
+
+/** Settings are chosen on `validation`; `test` is for what is reported, once. */
+export type Split = keyof typeof streams;
+
+export interface Trial {
+  readonly id: number;
+  readonly edit: Edit;
+  readonly source: Clip;
+  readonly target: Clip;
+  /** [F, H, W]: 1 where the edit changes anything. */
+  readonly mask: F32Array;
+}
+
+/** Trial `id` of a split; tasks take turns. */
+export function trialOf(split: Split, id: number, tasks: readonly TaskName[] = TASKS): Trial {
+  const edit = sampleEdit(Rng.of(streams[split]).fork('trial', id), tasks[id % tasks.length]);
+  const [source, target] = [renderClip(edit.source), renderClip(edit.target)];
+  return {
+    id,
+    edit,
+    source,
+    target,
+    mask: array(editMask(source, target), [FRAMES, SIDE, SIDE]),
+  };
+}
+
+/** Frames of a clip as [F, 3, H, W]. */
+export const framesOf = ({ frames }: Clip): F32Array => array(frames, [FRAMES, 3, SIDE, SIDE]);
+
+/** Exact flow of a clip as [F − 1, 2, H, W], and its object's opacity as [F, H, W]. */
+export const flowOf = ({ flow }: Clip): F32Array => array(flow, [FRAMES - 1, 2, SIDE, SIDE]);
+export const masksOf = ({ masks }: Clip): F32Array => array(masks, [FRAMES, SIDE, SIDE]);
+
+const array = (data: Float32Array, shape: readonly number[]): F32Array => ({
+  dtype: 'f32',
+  shape,
+  data,
+});
