@@ -1,5 +1,9 @@
 /** Distillation of an edit + video stack on tiny random models: what must hold whatever the weights. */
 
+import { mkdtempSync, readdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
 import { edit, EditConfig } from '@attune/adapter-edit';
 import { lora } from '@attune/adapter-lora';
 import { video, VideoConfig } from '@attune/adapter-video';
@@ -15,7 +19,7 @@ import {
   readAdapterFile,
   sample,
 } from '@attune/core';
-import { type F32Array, f32, OrtRuntime, Rng } from '@attune/engine';
+import { type F32Array, f32, OrtRuntime, Rng, Weights, writeSafetensors } from '@attune/engine';
 import { relativeError } from '@attune/engine/testing';
 import { distill, DistillConfig, type DistillState, Student } from '@attune/fdd';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -24,6 +28,8 @@ const fixtures = 'test/parity/fixtures';
 const runtime = new OrtRuntime({ threads: 1 });
 const dims = { B: 1, F: 3, H: 32, W: 32, L: 16 };
 
+const open = (name: string) => readAdapterFile(`${fixtures}/compose/pocket/${name}`);
+
 let base: Model;
 let plain: Model;
 let student: Model;
@@ -31,7 +37,6 @@ let teachers: Record<string, Model>;
 
 beforeAll(async () => {
   base = await loadModel(`${fixtures}/unet/pocket`);
-  const open = (name: string) => readAdapterFile(`${fixtures}/compose/pocket/${name}`);
   const [v, e] = [open('video'), open('edit')];
   const motion = video({ config: VideoConfig.parse(v.config), weights: v.weights });
   const editor = edit({ config: EditConfig.parse(e.config), weights: e.weights });
@@ -227,9 +232,61 @@ test('every switch runs', async () => {
   }
 }, 400_000);
 
+test('a teacher edits the first frames that the video adapter reads: once for each clip, kept in the pool', async () => {
+  const { weights, config: kind } = open('video');
+  const widened = Rng.of(9).normals([8, 5, 3, 3]);
+  const motion = video({
+    config: { ...VideoConfig.parse(kind), first_frame: true },
+    weights: Weights.overlay(weights, Weights.fromArrays({ 'conv_in.weight': widened })),
+  });
+  const editor = teachers.edit.adapters[0];
+  const align = lora({ name: 'align', rank: 2, train: true });
+  const stacks = {
+    student: materialize(compose(base, motion, editor, align), { dims: nominalDims, seed: 4 }),
+    teachers: { video: compose(base, motion), edit: teachers.edit },
+  };
+  const own = config();
+  const given = { 'video.first_frame': 'first_frame' };
+  const recipe = config({
+    student: { ...own.student, view: { ...own.student.view, ...given } },
+    teachers: {
+      video: { ...own.teachers.video, view: { ...own.teachers.video.view, ...given } },
+      edit: own.teachers.edit,
+    },
+    phases: [{ until: 4, sds: true, adversarial: false }],
+    first_frame: { teacher: 'edit', steps: 2 },
+  });
+  const pool = mkdtempSync(join(tmpdir(), 'pool-'));
+  const first = async (kept: string) => {
+    const rng = Rng.of(recipe.seed);
+    const all = distill({ ...stacks, data, config: recipe, runtime, rng, pool: kept });
+    const { value } = await all.next();
+    await all.return(undefined);
+    return value!.state.params;
+  };
+  const params = await first(pool);
+  const files = readdirSync(join(pool, 'first_frame')).toSorted();
+  expect(files).toEqual(['0.safetensors', '1.safetensors']);
+  const path = join(pool, 'first_frame', files[0]);
+  const latents = Weights.fromFile(path).entry('latents').load() as F32Array;
+  expect(latents.shape).toEqual([1, 4, 8, 8]);
+  expect(await first(pool)).toEqual(params);
+  expect(await first(mkdtempSync(join(tmpdir(), 'pool-')))).toEqual(params);
+  // Another first frame leads elsewhere: the adapter reads it.
+  const other = { ...latents, data: latents.data.map((x) => x + 1) };
+  writeSafetensors(path, { latents: other }, {});
+  expect(await first(pool)).not.toEqual(params);
+}, 180_000);
+
 describe('a recipe that cannot work is refused', () => {
   test('no teachers', () => {
     expect(() => config({ teachers: {} })).toThrow(/at least one teacher/);
+  });
+
+  test('first frames by a teacher that is not there', () => {
+    expect(() => config({ first_frame: { teacher: 'edits' } })).toThrow(
+      /there is no teacher edits/,
+    );
   });
 
   test('more steps than times', () => {

@@ -67,6 +67,15 @@ export const TeacherConfig = z.strictObject({
 });
 export type TeacherConfig = z.infer<typeof TeacherConfig>;
 
+/** Makes the field `first_frame` of the data: the latents of each clip's first frame as a teacher samples it. */
+export const FirstFrameConfig = z.strictObject({
+  teacher: z.string(),
+  steps: z.int().positive().default(16),
+  /** Default: the teacher's own. */
+  guidance: z.number().optional(),
+});
+export type FirstFrameConfig = z.infer<typeof FirstFrameConfig>;
+
 export const Phase = z.strictObject({
   /** First step that no longer belongs to it. */
   until: z.int().positive(),
@@ -80,6 +89,7 @@ export const DistillConfig = z
   .strictObject({
     student: z.strictObject({ stack: StackFile, view: View }),
     teachers: z.record(z.string(), TeacherConfig),
+    first_frame: FirstFrameConfig.optional(),
     rollout: z
       .strictObject({
         /** k of the paper. */
@@ -121,6 +131,13 @@ export const DistillConfig = z
         code: 'custom',
         path: ['teachers'],
         message: 'name at least one teacher',
+      });
+    const editor = config.first_frame?.teacher;
+    if (editor !== undefined && !config.teachers[editor])
+      context.addIssue({
+        code: 'custom',
+        path: ['first_frame', 'teacher'],
+        message: `there is no teacher ${editor}; there are ${Object.keys(config.teachers).join(', ')}`,
       });
     if (config.batch % config.micro)
       context.addIssue({

@@ -63,7 +63,10 @@ export async function* distill(
   const units = config.batch / config.micro;
   const { runtimes, release } = sideBySide(runtime, units);
   const pools = new Map(
-    Object.keys(config.teachers).map((id) => [id, new Pool(pool && join(pool, id))]),
+    [...Object.keys(config.teachers), 'first_frame'].map((id) => [
+      id,
+      new Pool(pool && join(pool, id)),
+    ]),
   );
   const lanes = runtimes.map(
     (own) => new Lane({ student, teachers, data, config, runtime: own, rng, pools }),

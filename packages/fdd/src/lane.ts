@@ -8,6 +8,7 @@ import { AttuneError, type F32Array, type Rng, type Runtime, type Shape } from '
 
 import { Adversary, type CriticState, type Evidence } from './adversarial.ts';
 import type { DistillConfig, Phase } from './config.ts';
+import { FirstFrames } from './first-frame.ts';
 import { ModelTeacher } from './model-teacher.ts';
 import type { Pool } from './pool.ts';
 import { type Params, Student } from './student.ts';
@@ -21,6 +22,7 @@ export interface LaneOptions {
   readonly config: DistillConfig;
   readonly runtime: Runtime;
   readonly rng: Rng;
+  /** What is kept from batch to batch, by teacher; `first_frame` keeps first frames. */
   readonly pools: ReadonlyMap<string, Pool>;
 }
 
@@ -42,6 +44,7 @@ export class Lane {
   readonly #runner: ModelRunner;
   readonly #teachers: readonly ModelTeacher[];
   readonly #data: DataSource;
+  readonly #firstFrames: FirstFrames | undefined;
   readonly #rng: Rng;
   readonly #noiseShape: Shape;
 
@@ -59,6 +62,21 @@ export class Lane {
       if (!stack) throw new AttuneError('NO_TEACHER', `The teacher ${id} has no model.`, { id });
       return new ModelTeacher(id, new ModelRunner(stack, runtime), own, dims);
     });
+    const { first_frame: first } = config;
+    this.#firstFrames =
+      first &&
+      new FirstFrames(
+        new ModelRunner(teachers[first.teacher], runtime),
+        config.teachers[first.teacher],
+        first,
+        {
+          rows: { B: config.micro, F },
+          shape: [channels, dims.H, dims.W],
+          tokens: L ?? 1,
+          pool: pools.get('first_frame')!,
+          rng: rng.fork('data'),
+        },
+      );
     for (const teacher of this.#teachers)
       if (teacher.config.critic)
         this.adversaries.set(
@@ -116,12 +134,16 @@ export class Lane {
 
   async #read(ids: readonly number[]): Promise<DataBatch> {
     const rng = this.#rng.fork('data');
-    return { arrays: await this.#data.batch(ids, rng), text: this.#data.prompts?.(ids, rng) ?? {} };
+    const arrays = await this.#data.batch(ids, rng);
+    const batch = { arrays, text: this.#data.prompts?.(ids, rng) ?? {} };
+    if (!this.#firstFrames) return batch;
+    return { ...batch, arrays: { ...arrays, first_frame: await this.#firstFrames.of(batch, ids) } };
   }
 
   async release(): Promise<void> {
     await this.student.release();
     await this.#runner.release();
+    await this.#firstFrames?.release();
     for (const teacher of this.#teachers) await teacher.release();
     for (const adversary of this.adversaries.values()) await adversary.release();
   }
