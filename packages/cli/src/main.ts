@@ -8,6 +8,7 @@ import { composeCommand } from './commands/compose.ts';
 import { distillCommand } from './commands/distill.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { editCommand } from './commands/edit.ts';
+import { evalCommand } from './commands/eval.ts';
 import { generateCommand } from './commands/generate.ts';
 import { inspectCommand } from './commands/inspect.ts';
 import { probeCommand } from './commands/probe.ts';
@@ -26,6 +27,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     composeCommand,
     distillCommand,
     editCommand,
+    evalCommand,
     generateCommand,
     trainCommand,
     inspectCommand,

@@ -53,7 +53,11 @@ export {
   type NetKind,
   netKind,
   objectiveKind,
+  type Contestant,
   type Plugin,
+  type SuiteContext,
+  type SuiteKind,
+  suiteKind,
 } from './plugins/plugin.ts';
 export { readJson, readPart, readWeights } from './models/folder.ts';
 export { createContainer, LoaderToken, RuntimeToken } from './container.ts';
@@ -70,7 +74,14 @@ export {
   surveyNets,
 } from './plugins/survey.ts';
 export { openStack, readAdapterFile } from './stack/open.ts';
-export { checkFile, parseYaml, StackEntry, StackFile, stackText } from './stack/schema.ts';
+export {
+  checkFile,
+  parseYaml,
+  Sampling,
+  StackEntry,
+  StackFile,
+  stackText,
+} from './stack/schema.ts';
 export { AutoencodeOptions, autoencode } from './train/autoencode.ts';
 export type { DataSource } from './train/data.ts';
 export { classify, ClassifyOptions } from './train/classify.ts';

@@ -65,7 +65,7 @@ async function composeAction(
     ...stack,
     backbone: loader.ids('backbones').includes(stack.backbone)
       ? stack.backbone
-      : moved(stack.backbone),
+      : place(moved(stack.backbone)),
     adapters: entries.map((entry) =>
       entry.from === undefined ? entry : { ...entry, from: moved(entry.from) },
     ),
@@ -173,3 +173,6 @@ function write(path: string, text: string, force: boolean): void {
     rmSync(temporary, { force: true });
   }
 }
+
+/** A bare word is a bundled model's id: a folder beside the stack file is written with a dot. */
+const place = (path: string): string => (/^[\w-]+$/.test(path) ? `./${path}` : path);

@@ -8,6 +8,7 @@ import {
   type Model,
   ModelRunner,
   openStack,
+  Sampling,
 } from '@attune/core';
 import { AttuneError, badArgument, type Device } from '@attune/engine';
 import { Command, Option } from 'commander';
@@ -41,9 +42,9 @@ interface Options {
   readonly caption: string;
   readonly motionCaption?: string;
   readonly task?: number;
-  readonly steps: number;
-  readonly guidance: number;
-  readonly imageGuidance: number;
+  readonly steps?: number;
+  readonly guidance?: number;
+  readonly imageGuidance?: number;
   readonly seed: number;
   readonly size?: readonly [number, number];
   readonly window?: number;
@@ -66,9 +67,9 @@ export const editCommand = (): Command =>
     .option('--caption <text>', 'what the result shows', '')
     .option('--motion-caption <text>', 'the same with its motion, for clips (default: --caption)')
     .option('--task <n>', 'number of the task, where the edit adapter has labels', count)
-    .option('--steps <n>', 'sampling steps', positive, 20)
-    .option('--guidance <s>', 'scale of the words; 1 is none', number, 2)
-    .option('--image-guidance <s>', 'scale of the source image; 1 is none', number, 1)
+    .option('--steps <n>', 'sampling steps (default: what the stack says)', positive)
+    .option('--guidance <s>', 'scale of the words; 1 is none (default: the same)', number)
+    .option('--image-guidance <s>', 'scale of the source image (default: the same)', number)
     .option('--seed <n>', 'seed of the noise', count, 0)
     .option('--size <px|WxH>', 'working size; default: what the backbone was made for', pixels)
     .option(
@@ -121,7 +122,12 @@ async function editAction(input: string, options: Options): Promise<void> {
     const { instruction, seed } = options;
     const written = await writeMedia(
       out,
-      editedFrames(models, source, requestOf(model, options), options),
+      editedFrames(
+        models,
+        source,
+        requestOf(model, Sampling.parse(stack.sampling ?? {}), options),
+        options,
+      ),
       {
         inputs: [input],
         metadata: { instruction, seed: String(seed), stack: options.stack },
@@ -170,6 +176,7 @@ const COMMON_WINDOW = 16;
 
 function requestOf(
   { schedule, latents, sampleSize, adapters }: Model,
+  sampling: Sampling,
   options: Options,
 ): EditRequest {
   if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
@@ -186,8 +193,11 @@ function requestOf(
     caption,
     ...(motionCaption === undefined ? {} : { motionCaption }),
     ...(task === undefined ? {} : { task }),
-    guidance: { text: options.guidance, image: options.imageGuidance },
-    plan: ddimPlan(schedule, options.steps),
+    guidance: {
+      text: options.guidance ?? sampling.guidance,
+      image: options.imageGuidance ?? sampling.image_guidance,
+    },
+    plan: ddimPlan(schedule, options.steps ?? sampling.steps),
     seed,
     size: [height, width],
     window: { size, overlap: options.overlap ?? Math.floor(size / 4) },

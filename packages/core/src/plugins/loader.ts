@@ -9,8 +9,13 @@ import { AttuneError, nearest } from '@attune/engine';
 import { apiVersion, type ContributionKind, type FoundPlugin, readManifest } from './manifest.ts';
 import type { Plugin, PluginContributions } from './plugin.ts';
 
-/** Built-in ids may leave this scope out. */
+/** Built-in ids may leave this scope out, and `pocket` is short for `pocket/pocket`. */
 const ownScope = 'attune';
+
+const shortId = (id: string): string => {
+  const [scope, name] = id.split('/');
+  return scope === ownScope || scope === name ? name : id;
+};
 
 type Contribution<K extends ContributionKind> = K extends keyof PluginContributions
   ? NonNullable<PluginContributions[K]>[string]
@@ -40,18 +45,20 @@ export class PluginLoader {
         }
   }
 
-  /** Ids of one kind, built-in ones without their scope. */
+  /** Ids of one kind, as short as they may be written. */
   ids(kind: ContributionKind): string[] {
     return [...this.#owners.keys()]
       .filter((id) => id.startsWith(`${kind}:`))
-      .map((id) => id.slice(kind.length + 1).replace(`${ownScope}/`, ''));
+      .map((id) => shortId(id.slice(kind.length + 1)));
   }
 
   /** The contribution behind an id (`lora`, `scope/name`), importing its plugin if need be. */
   async get<K extends ContributionKind>(kind: K, id: string): Promise<Contribution<K>> {
-    const full = id.includes('/') ? id : `${ownScope}/${id}`;
+    const full = [id, `${ownScope}/${id}`, `${id}/${id}`].find((name) =>
+      this.#owners.has(`${kind}:${name}`),
+    );
     const owner = this.#owners.get(`${kind}:${full}`);
-    if (!owner)
+    if (!owner || !full)
       throw new AttuneError(
         'UNKNOWN_ID',
         `No plugin contributes ${kind} "${id}"; known: ${this.ids(kind).join(', ') || 'none'}; nearest: ${nearest(id, this.ids(kind), 1).join() || 'none'}.`,

@@ -14,6 +14,7 @@ export const contributionKinds = [
   'metrics',
   'backbones',
   'nets',
+  'suites',
 ] as const;
 export type ContributionKind = (typeof contributionKinds)[number];
 

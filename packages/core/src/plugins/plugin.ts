@@ -1,10 +1,12 @@
 /** definePlugin: what a plugin's code exports. */
 
-import type { Weights } from '@attune/engine';
+import type { Runtime, Weights } from '@attune/engine';
 import type { z } from 'zod';
 
 import type { Adapter, Strength } from '../adapters/adapter.ts';
 import type { Model } from '../models/model.ts';
+import type { EditModels } from '../sample/edit.ts';
+import type { Sampling, StackFile } from '../stack/schema.ts';
 import type { DataSource } from '../train/data.ts';
 import type { Objective } from '../train/objective.ts';
 import type { Survey } from './survey.ts';
@@ -85,12 +87,39 @@ export interface NetKind<C = unknown> {
   create(config: C, name: string): Pick<Model, 'nets' | 'latents' | 'sampleSize'>;
 }
 
+/** A stack that is to be measured. */
+export interface Contestant {
+  readonly name: string;
+  readonly models: EditModels;
+  readonly sampling: Sampling;
+}
+
+export interface SuiteContext {
+  readonly runtime: Runtime;
+  /** Opens a stack, as `openStack`, with the plugins of the command. */
+  readonly open: (stack: StackFile, options?: { readonly stills?: boolean }) => Promise<Model>;
+  /** After each of the suite's units of work. */
+  readonly onProgress?: (done: number, of: number) => void;
+}
+
+/** An evaluation: its own data, on which it runs and measures stacks. */
+export interface SuiteKind<O = unknown> {
+  readonly options: z.ZodType<O>;
+  /** `text` is for people (Markdown), `data` the same and more as JSON. */
+  run(
+    contestants: readonly Contestant[],
+    options: O,
+    context: SuiteContext,
+  ): Promise<{ readonly text: string; readonly data: unknown }>;
+}
+
 export interface PluginContributions {
   readonly adapters?: Readonly<Record<string, AdapterKind>>;
   readonly data?: Readonly<Record<string, DataKind>>;
   readonly objectives?: Readonly<Record<string, ObjectiveKind>>;
   readonly backbones?: Readonly<Record<string, BackboneKind>>;
   readonly nets?: Readonly<Record<string, NetKind>>;
+  readonly suites?: Readonly<Record<string, SuiteKind>>;
 }
 
 export interface Plugin {
@@ -106,3 +135,4 @@ export const adapterKind = <O>(kind: AdapterKind<O>): AdapterKind => kind;
 export const dataKind = <O>(kind: DataKind<O>): DataKind => kind;
 export const objectiveKind = <O>(kind: ObjectiveKind<O>): ObjectiveKind => kind;
 export const netKind = <C>(kind: NetKind<C>): NetKind => kind;
+export const suiteKind = <O>(kind: SuiteKind<O>): SuiteKind => kind;

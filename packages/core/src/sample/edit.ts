@@ -78,7 +78,7 @@ function portsByRole({ adapters }: Model): Record<Role, string[]> {
  */
 export async function* editFrames(
   models: EditModels,
-  frames: AsyncIterable<Float32Array>,
+  frames: Iterable<Float32Array> | AsyncIterable<Float32Array>,
   request: EditRequest,
 ): AsyncGenerator<Float32Array> {
   const { stack, stills } = models;

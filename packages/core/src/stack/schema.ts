@@ -22,12 +22,23 @@ export const StackEntry = z.looseObject({
 });
 export type StackEntry = z.infer<typeof StackEntry>;
 
+/** How a stack is best run; a command's own options go first. Scales: uncond + s · (cond − uncond), 1 is none. */
+export const Sampling = z.strictObject({
+  steps: z.int().positive().default(20),
+  /** Of the words. */
+  guidance: z.number().default(2),
+  /** Of the source image. */
+  image_guidance: z.number().default(1),
+});
+export type Sampling = z.infer<typeof Sampling>;
+
 export const StackFile = z.strictObject({
   /** A folder in diffusers layout, relative to the stack file, or a bundled model's id. */
   backbone: z.string(),
   /** `default` is the backbone's own; else a scheduler config to use instead. */
   schedule: z.union([z.literal('default'), z.looseObject({})]).default('default'),
   adapters: z.array(StackEntry).default([]),
+  sampling: Sampling.optional(),
   /** Paths of plugins that are not installed. */
   plugins: z.array(z.string()).default([]),
   /** Which of the backbone's own parameters train (patterns over names). */

@@ -1,0 +1,95 @@
+/** attune eval: stacks measured on a suite, with intervals. */
+
+import { writeFileSync } from 'node:fs';
+import { basename } from 'node:path';
+
+import {
+  checkFile,
+  type Contestant,
+  ModelRunner,
+  openStack,
+  parseYaml,
+  Sampling,
+} from '@attune/core';
+import { AttuneError, type Device } from '@attune/engine';
+import { Command, Option } from 'commander';
+import { z } from 'zod';
+
+import { pace } from '../interrupt.ts';
+import { openSession } from '../session.ts';
+import { devices, positive, readStack, runtimeOf } from './arguments.ts';
+
+interface Options {
+  readonly stack: readonly string[];
+  readonly set: readonly string[];
+  readonly out?: string;
+  readonly device?: Device;
+  readonly threads?: number;
+  readonly json?: boolean;
+}
+
+const collect = (text: string, before: readonly string[]): readonly string[] => [...before, text];
+
+export const evalCommand = (): Command =>
+  new Command('eval')
+    .description('measure stacks on a suite')
+    .argument('<suite>', 'the id of a suite: pocket, or scope/name of a plugin')
+    .option('--stack <name=file>', 'a stack to measure; may be repeated', collect, [])
+    .option('--set <key=value>', 'an option of the suite; may be repeated', collect, [])
+    .option('-o, --out <file>', 'also write the report: .json or .md')
+    .addOption(new Option('--device <name>', 'where to run').choices(devices))
+    .option('--threads <n>', 'threads inside an operation', positive)
+    .option('--json', 'the report as JSON on stdout')
+    .addHelpText(
+      'after',
+      '\nExample:\n  $ attune eval pocket --stack plain=plain.yaml --stack aligned=aligned.yaml --set clips=35',
+    )
+    .action(evalAction);
+
+/** `name=file`, or a file that lends its name. */
+function named(text: string): { name: string; file: string } {
+  const at = text.indexOf('=');
+  return at > 0
+    ? { name: text.slice(0, at), file: text.slice(at + 1) }
+    : { name: basename(text).replace(/\.ya?ml$/, ''), file: text };
+}
+
+async function evalAction(suite: string, options: Options): Promise<void> {
+  const { loader, runtime } = openSession(runtimeOf(options));
+  const kind = await loader.get('suites', suite);
+  const settings = checkFile(kind.options, settingsOf(options.set), '--set');
+  const contestants: Contestant[] = [];
+  for (const { name, file } of options.stack.map(named)) {
+    if (contestants.some((other) => other.name === name))
+      throw new AttuneError(
+        'BAD_ARGUMENT',
+        `Two stacks are called ${name}; name them apart (--stack name=file).`,
+      );
+    const { stack, folder } = readStack(file);
+    const open = async (stills: boolean) =>
+      new ModelRunner(await openStack(stack, folder, loader, { stills }), runtime);
+    const models = { stack: await open(false), stills: await open(true) };
+    contestants.push({ name, models, sampling: Sampling.parse(stack.sampling ?? {}) });
+  }
+  let each: ((step: number) => string) | undefined;
+  const { text, data } = await kind.run(contestants, settings, {
+    runtime,
+    open: (stack, how) => openStack(stack, process.cwd(), loader, how),
+    onProgress: (done, of) => {
+      each ??= pace(of);
+      process.stderr.write(`${done}/${of}  ${each(done)}\n`);
+    },
+  });
+  const json = `${JSON.stringify(data, null, 2)}\n`;
+  if (options.out) writeFileSync(options.out, options.out.endsWith('.json') ? json : `${text}\n`);
+  process.stdout.write(options.json ? json : `${text}\n`);
+}
+
+/** `key=value` settings; values are read as YAML (`clips=35`, `seeds=[0, 1]`). */
+function settingsOf(settings: readonly string[]): Record<string, unknown> {
+  return parseYaml(
+    z.record(z.string(), z.unknown()),
+    settings.map((setting) => setting.replace('=', ': ')).join('\n') || '{}',
+    '--set',
+  );
+}
