@@ -14,13 +14,25 @@ import {
   TrainRecipe,
 } from '@attune/core';
 import { OrtRuntime, toF32 } from '@attune/engine';
+import { DistillRecipe } from '@attune/fdd';
 import { expect, test } from 'vitest';
 
 const recipes = resolve('packages/pocket/recipes');
 const read = (name: string): TrainRecipe =>
   parseYaml(TrainRecipe, readFileSync(join(recipes, name), 'utf8'), name);
 
-test.each(readdirSync(recipes))('%s is a training recipe', (name) => {
+const names = readdirSync(recipes);
+
+test.each(names.filter((name) => name.startsWith('align')))(
+  '%s is a distillation recipe',
+  (name) => {
+    const text = readFileSync(join(recipes, name), 'utf8');
+    const { distill } = parseYaml(DistillRecipe, text, name);
+    expect(Object.keys(distill.teachers)).toEqual(['video', 'edit']);
+  },
+);
+
+test.each(names.filter((name) => !name.startsWith('align')))('%s is a training recipe', (name) => {
   const { train } = read(name);
   expect(train.batch % (train.micro ?? train.batch)).toBe(0);
 });

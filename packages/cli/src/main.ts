@@ -5,6 +5,7 @@ import { Command, CommanderError } from 'commander';
 
 import { printable } from './commands/arguments.ts';
 import { composeCommand } from './commands/compose.ts';
+import { demoCommand } from './commands/demo.ts';
 import { distillCommand } from './commands/distill.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { editCommand } from './commands/edit.ts';
@@ -25,6 +26,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     .showHelpAfterError('(add --help for usage and an example)');
   for (const command of [
     composeCommand,
+    demoCommand,
     distillCommand,
     editCommand,
     evalCommand,

@@ -11,5 +11,8 @@ export const modelsFolder = folder('models');
 /** The bundled adapters. */
 export const adaptersFolder = folder('adapters');
 
+/** Stacks of the bundled parts: `plain.yaml`, and `aligned.yaml` with the distilled LoRA. */
+export const stacksFolder = folder('stacks');
+
 /** This package: where its own plugins are looked for. */
 export const homeFolder = folder('.');

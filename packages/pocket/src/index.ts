@@ -1,3 +1,4 @@
+export { stacksFolder, modelsFolder } from './folders.ts';
 export { images } from './data/images.ts';
 export { labelled, sampleLabelled } from './data/labelled.ts';
 export { Judge, recognised, type Seen } from './judge/judge.ts';

@@ -24,11 +24,13 @@ export interface EditRequest {
   /** Pixels [height, width]. */
   readonly size: readonly [number, number];
   readonly window: WindowSize;
-  /** Calls of `onStep` count the steps of one window (or one first frame). */
-  readonly onStep?: (done: number, of: number) => void;
+  /** Calls of `onStep` count the steps of one part: of a first frame, or of a window of frames. */
+  readonly onStep?: (done: number, of: number, part: EditPart) => void;
   /** What had to differ from what was asked, for people to read. */
   readonly onNotice?: (text: string) => void;
 }
+
+export type EditPart = 'first frame' | 'frames';
 
 /** Scales in InstructPix2Pix's order, none → image → image and text (Brooks et al. 2023, equation 3); 1 is none. */
 export interface EditGuidance {
@@ -84,8 +86,8 @@ export async function* editFrames(
   const { stack, stills } = models;
   const mixes = stack.model.adapters.some(({ mixesFrames }) => mixesFrames);
   const size = mixes ? request.window : { size: request.window.size, overlap: 0 };
-  const clip = await Editor.of(stack, request);
-  const still = await Editor.of(stills, request, true);
+  const clip = await Editor.of(stack, request, 'frames');
+  const still = await Editor.of(stills, request, 'first frame');
   let before: F32Array | undefined;
   for await (const { frames: some, start, seen } of windows(frames, size)) {
     const image = stacked(some, request.size);
@@ -108,22 +110,26 @@ export async function* editFrames(
 class Editor {
   readonly #runner: ModelRunner;
   readonly #request: EditRequest;
+  readonly #part: EditPart;
   readonly #ports: Record<Role, string[]>;
   readonly #texts: Record<'caption' | 'instruction' | 'nothing', F32Array>;
 
   private constructor(
     runner: ModelRunner,
     request: EditRequest,
+    part: EditPart,
     ports: Record<Role, string[]>,
     texts: Record<'caption' | 'instruction' | 'nothing', F32Array>,
   ) {
     this.#runner = runner;
     this.#request = request;
+    this.#part = part;
     this.#ports = ports;
     this.#texts = texts;
   }
 
-  static async of(runner: ModelRunner, request: EditRequest, still = false): Promise<Editor> {
+  static async of(runner: ModelRunner, request: EditRequest, part: EditPart): Promise<Editor> {
+    const still = part === 'first frame';
     const ports = portsByRole(runner.model);
     if (ports.image.length === 0)
       throw new AttuneError(
@@ -139,7 +145,7 @@ class Editor {
           `"${prompt.slice(0, 40)}…" has ${length} tokens; the text encoder reads ${states.shape[1]}, the rest was cut`,
         );
     const [said, told, nothing] = prompts.map((_, i) => rows(states, i, 1));
-    return new Editor(runner, request, ports, { caption: said, instruction: told, nothing });
+    return new Editor(runner, request, part, ports, { caption: said, instruction: told, nothing });
   }
 
   get needsFirst(): boolean {
@@ -180,7 +186,7 @@ class Editor {
       plan,
       noise: { dtype: 'f32', shape: [F, ...shape], data: joined(noises) },
       ...(known && schedule ? { adjust: continuing(schedule, known) } : {}),
-      ...(onStep ? { onStep } : {}),
+      ...(onStep ? { onStep: (done, of) => onStep(done, of, this.#part) } : {}),
     });
   }
 

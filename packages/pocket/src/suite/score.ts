@@ -2,7 +2,7 @@
 
 import { join } from 'node:path';
 
-import type { PluginLoader } from '@attune/core';
+import { findPlugins, PluginLoader } from '@attune/core';
 import type { F32Array, Runtime } from '@attune/engine';
 import {
   flowValidity,
@@ -16,6 +16,7 @@ import {
   warpError,
 } from '@attune/eval';
 
+import { homeFolder } from '../folders.ts';
 import { Judge } from '../judge/judge.ts';
 import { type Head, labelOf } from '../judge/labels.ts';
 import type { TaskName } from '../world/catalogue.ts';
@@ -61,7 +62,8 @@ export class Scorer {
   }
 
   /** `models` is pocket's folder of models. */
-  static async open(models: string, runtime: Runtime, loader: PluginLoader): Promise<Scorer> {
+  static async open(models: string, runtime: Runtime): Promise<Scorer> {
+    const loader = new PluginLoader(findPlugins(homeFolder()));
     return new Scorer(
       await Judge.open(join(models, 'judge'), runtime, loader),
       await Judge.open(join(models, 'features'), runtime, loader),

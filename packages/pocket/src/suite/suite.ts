@@ -1,13 +1,6 @@
 /** The suite `pocket`: held-out edits whose exact result is known, for any number of stacks. */
 
-import {
-  type Contestant,
-  findPlugins,
-  PluginLoader,
-  Sampling,
-  type SuiteContext,
-  suiteKind,
-} from '@attune/core';
+import { type Contestant, Sampling, type SuiteContext, suiteKind } from '@attune/core';
 import { Rng } from '@attune/engine';
 import {
   bootstrapMean,
@@ -21,7 +14,7 @@ import {
 } from '@attune/eval';
 import { z } from 'zod';
 
-import { homeFolder, modelsFolder } from '../folders.ts';
+import { modelsFolder } from '../folders.ts';
 import { metrics, type Scores, Scorer } from './score.ts';
 import { baselines, stackSystem, type System } from './systems.ts';
 import { trialOf } from './trial.ts';
@@ -54,11 +47,7 @@ export const pocketSuite = suiteKind({
   options: PocketSuite,
   run: async (contestants, options, context) => {
     const systems = await systemsOf(contestants, options, context);
-    const scorer = await Scorer.open(
-      modelsFolder(),
-      context.runtime,
-      new PluginLoader(findPlugins(homeFolder())),
-    );
+    const scorer = await Scorer.open(modelsFolder(), context.runtime);
     const tables = new Map<string, Scores[][]>(systems.map(({ name }) => [name, []]));
     let done = 0;
     try {

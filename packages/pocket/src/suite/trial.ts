@@ -9,9 +9,9 @@ import { SIDE } from '../world/paint.ts';
 import { type Clip, renderClip } from '../world/render.ts';
 
 /** Scenes that no training draws: trainings' streams start at the small seeds of their recipes. */
-const streams = { validation: 900_101, test: 900_201 } as const;
+const streams = { validation: 900_101, test: 900_201, demo: 900_401 } as const;
 
-/** Settings are chosen on `validation`; `test` is for what is reported, once. */
+/** Settings are chosen on `validation`; `test` is for what is reported, once; `demo` is shown. */
 export type Split = keyof typeof streams;
 
 export interface Trial {
