@@ -10,12 +10,13 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
-import { ddimPlan, findPlugins, loadModel, ModelRunner, PluginLoader, sample } from '@attune/core';
+import { findPlugins, loadModel, ModelRunner, PluginLoader } from '@attune/core';
 import { OrtRuntime, Rng, Weights } from '@attune/engine';
 import { formatReport } from '@attune/eval';
-import { imageCaption, Judge, recognised, sampleScene, SIDE } from '@attune/pocket';
+import { imageCaption, Judge, recognised, sampleScene } from '@attune/pocket';
 
 import { writeGrid } from './grid.mjs';
+import { picturesOf } from './pictures.mjs';
 
 const pocket = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values: flags } = parseArgs({
@@ -33,8 +34,6 @@ const { values: flags } = parseArgs({
 
 /** Trainings draw from the streams of their recipes' small seeds; the gate from this one. */
 const HELD_OUT_SEED = 900_001;
-const BATCH = 25;
-const PIXELS = 3 * SIDE * SIDE;
 
 const stream = Rng.of(HELD_OUT_SEED).fork('captions');
 const count = Number(flags.captions);
@@ -51,38 +50,23 @@ const model = flags.unet
   : bare;
 const runner = new ModelRunner(model, runtime);
 const judge = await Judge.open(flags.judge, runtime, new PluginLoader(findPlugins(pocket)));
-const { channels, factor } = runner.latents;
-const side = SIDE / factor;
-const plan = ddimPlan(model.schedule, Number(flags.steps));
 
-const frames = [];
 const hits = {};
-for (let from = 0; from < count; from += BATCH) {
-  const some = wanted.slice(from, from + BATCH);
-  const B = some.length;
-  const text = (await runner.encodeText(some.map(({ caption }) => caption))).states;
-  const none = (await runner.encodeText(some.map(() => ''))).states;
-  const latents = await sample(runner, {
-    dims: { B, F: 1, H: side, W: side, L: text.shape[1] },
-    branches: { text: { encoder_hidden_states: text }, none: { encoder_hidden_states: none } },
-    guidance: {
-      convention: 'uncond+s*delta',
-      terms: [{ base: 'none', cond: 'text', scale: Number(flags.guidance) }],
+const frames = await picturesOf(
+  runner,
+  wanted.map(({ caption }) => caption),
+  {
+    guidance: Number(flags.guidance),
+    steps: Number(flags.steps),
+    noise: stream,
+    judge,
+    onSeen: (seen, from) => {
+      const scenes = wanted.slice(from, from + seen.object.length).map(({ scene }) => scene);
+      for (const [head, right] of Object.entries(recognised(seen, scenes)))
+        (hits[head] ??= []).push(...right);
     },
-    plan,
-    noise: stream.fork('noise', from).normals([B, channels, side, side]),
-  });
-  const decoded = await runner.decodeLatents(latents);
-  // Eight bits, as any picture that leaves the model.
-  const unit = decoded.data.map(
-    (v) => Math.round(255 * Math.min(1, Math.max(0, (v + 1) / 2))) / 255,
-  );
-  const seen = await judge.see({ dtype: 'f32', shape: decoded.shape, data: unit });
-  const scenes = some.map(({ scene }) => scene);
-  for (const [head, right] of Object.entries(recognised(seen, scenes)))
-    (hits[head] ??= []).push(...right);
-  for (let k = 0; k < B; k++) frames.push(unit.slice(k * PIXELS, (k + 1) * PIXELS));
-}
+  },
+);
 await runner.release();
 await judge.release();
 

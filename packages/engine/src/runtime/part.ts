@@ -6,7 +6,7 @@ import type { Tensor } from '../graph/tensor.ts';
 import { emit } from '../onnx/emit.ts';
 import type { Weights } from '../weights/store.ts';
 import type { DType, NDArray } from './array.ts';
-import type { Runtime, Session } from './runtime.ts';
+import type { Profile, Runtime, Session } from './runtime.ts';
 
 export type Feeds = Readonly<Record<string, NDArray>>;
 export type Values = ReadonlyMap<Tensor, NDArray>;
@@ -15,6 +15,8 @@ export type Values = ReadonlyMap<Tensor, NDArray>;
 export interface PartContext {
   readonly runtime: Runtime;
   readonly weights: Weights;
+  /** How those bytes are held, where the runtime leaves it open. */
+  readonly profile?: Profile;
 }
 
 export class Part {
@@ -47,13 +49,13 @@ export class Part {
   }
 
   async #load(): Promise<Loaded> {
-    const { runtime, weights } = this.#context;
+    const { runtime, weights, profile } = this.#context;
     const { model, inputs, outputs } = emit({
       outputs: this.outputs,
       boundary: this.#boundary,
       weight: (name) => weights.entry(name),
     });
-    return { session: await runtime.load(model), inputs, names: outputs };
+    return { session: await runtime.load(model, profile), inputs, names: outputs };
   }
 
   async release(): Promise<void> {

@@ -8,7 +8,13 @@ import type { NDArray } from './array.ts';
 import { type Feeds, named, Part, type PartContext, type Values } from './part.ts';
 import { type Remat, Sweep } from './sweep.ts';
 
+/**
+ * `profile` and `segments` default by the size of the frozen weights: up to 256 MiB (in float32) one
+ * prepacked model, above that one mapped model per run of nodes between marks.
+ */
 export interface ProgramOptions extends PlanOptions, PartContext {}
+
+const BIG = 256 * 2 ** 20;
 
 /** The values of the clip-rate segments, shared by all steps of a clip. */
 export interface Clip {
@@ -27,13 +33,15 @@ export class Program {
   readonly #parts: Part[] = [];
 
   constructor(traced: Traced, options: ProgramOptions) {
-    this.options = options;
     this.outputs = traced.outputs;
-    const leaves = ancestors(Object.values(traced.outputs)).filter(
-      (t) => isInput(t) || (isParam(t) && t.attrs.live),
-    );
-    this.inputs = named(leaves);
-    this.segments = plan(traced, options);
+    const alive = ancestors(Object.values(traced.outputs));
+    this.inputs = named(alive.filter((t) => isInput(t) || (isParam(t) && t.attrs.live)));
+    const frozen = alive.filter((t) => isParam(t) && !t.attrs.live);
+    const bytes = frozen.reduce((sum, { size }) => sum + 4 * size, 0);
+    const profile = options.runtime.profile ?? (bytes > BIG ? 'mapped' : 'prepacked');
+    const segments = profile === 'mapped' && bytes > BIG ? 'marks' : 1;
+    this.options = { segments, profile, ...options };
+    this.segments = plan(traced, this.options);
     this.#forward = this.segments.map((s) => this.part(s.outputs, s.crossing));
   }
 

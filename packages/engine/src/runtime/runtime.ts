@@ -26,9 +26,11 @@ export interface Session {
 }
 
 export interface Runtime {
-  readonly profile: Profile;
+  /** The profile of every program; undefined: each program's as the size of its weights says. */
+  readonly profile: Profile | undefined;
   readonly threads: number;
-  load(model: Uint8Array): Promise<Session>;
+  /** `profile` counts where the runtime has none of its own; default `prepacked`. */
+  load(model: Uint8Array, profile?: Profile): Promise<Session>;
   /** The same kind of runtime on a thread of its own, with one thread inside an op. */
   fork(): Runtime;
   /** Releases every session that is still alive. */
@@ -36,7 +38,7 @@ export interface Runtime {
 }
 
 export interface RuntimeOptions {
-  /** Default `prepacked`. */
+  /** Default: each program's as the size of its weights says. */
   readonly profile?: Profile;
   /** Threads inside an op. Default: as ONNX Runtime chooses. */
   readonly threads?: number;

@@ -20,27 +20,27 @@ import {
 import { ThreadRuntime } from './thread.ts';
 
 export class OrtRuntime implements Runtime {
-  readonly profile: Profile;
+  readonly profile: Profile | undefined;
   readonly threads: number;
   readonly device: Device;
   readonly #intra: number | undefined;
   readonly #alive = new Set<OrtSession>();
 
-  constructor({ profile = 'prepacked', threads, device = 'cpu' }: RuntimeOptions = {}) {
+  constructor({ profile, threads, device = 'cpu' }: RuntimeOptions = {}) {
     this.profile = profile;
     this.threads = threads || availableParallelism();
     this.#intra = threads;
     this.device = device;
   }
 
-  async load(model: Uint8Array): Promise<Session> {
+  async load(model: Uint8Array, profile?: Profile): Promise<Session> {
     const api = await import('onnxruntime-node');
     await breathe();
     let inner: ort.InferenceSession;
     try {
-      const { profile, device } = this;
+      const { device } = this;
       const options = sessionOptions({
-        profile,
+        profile: this.profile ?? profile ?? 'prepacked',
         device,
         ...(this.#intra && { threads: this.#intra }),
       });

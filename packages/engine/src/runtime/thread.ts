@@ -75,7 +75,7 @@ parentPort.on('message', async ({ id, request }) => {
 
 export class ThreadRuntime implements Runtime {
   readonly threads = 1;
-  readonly profile: Profile;
+  readonly profile: Profile | undefined;
   readonly device: Device;
   #worker: Worker | undefined;
   #asked = 0;
@@ -84,13 +84,18 @@ export class ThreadRuntime implements Runtime {
     { readonly resolve: (value: unknown) => void; readonly reject: (error: Error) => void }
   >();
 
-  constructor({ profile, device }: { readonly profile: Profile; readonly device: Device }) {
+  constructor({ profile, device }: Pick<ThreadRuntime, 'profile' | 'device'>) {
     this.profile = profile;
     this.device = device;
   }
 
-  async load(model: Uint8Array): Promise<Session> {
-    const options = sessionOptions(this);
+  async load(model: Uint8Array, profile?: Profile): Promise<Session> {
+    const { device } = this;
+    const options = sessionOptions({
+      profile: this.profile ?? profile ?? 'prepacked',
+      threads: this.threads,
+      device,
+    });
     const session = (await this.#ask({ do: 'load', model, options }).catch((error) => {
       throw refusal(this.device, error);
     })) as number;

@@ -214,6 +214,23 @@ describe('a sweep', () => {
     await program.release();
   });
 
+  test('maps big weights and cuts between marks, prepacks small ones whole', () => {
+    const options = (rows: number, own: Parameters<typeof program>[1] = {}) =>
+      program(rows, own).options;
+    function program(rows: number, own: PlanOptions & { profile?: 'mapped' | 'prepacked' }) {
+      const marks: number[] = [];
+      const once = linear(input('x', [8192]), param('w', [rows, 8192]));
+      marks.push(tracePosition());
+      return new Program({ outputs: { y: exp(once) }, marks }, { runtime: open, weights, ...own });
+    }
+    const open = new OrtRuntime({ threads: 1 });
+    expect(options(8192)).toMatchObject({ profile: 'prepacked', segments: 1 });
+    expect(options(8193)).toMatchObject({ profile: 'mapped', segments: 'marks' });
+    expect(program(8193, {}).segments).toHaveLength(2);
+    expect(options(8193, { profile: 'prepacked', segments: 1 }).profile).toBe('prepacked');
+    expect(program(8193, { segments: 1 }).segments).toHaveLength(1);
+  });
+
   test('leaves frozen weights alone', async () => {
     const w = param('w', [2, 3]);
     const program = new Program(
