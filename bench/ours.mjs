@@ -18,6 +18,7 @@ import {
   TrainConfig,
 } from '@attune/core';
 import { openSafetensors, OrtRuntime, Rng } from '@attune/engine';
+import { distill, DistillConfig } from '@attune/fdd';
 
 const jobs = {
   load: async ({ case: { work, ...rest }, folder, threads }) => {
@@ -26,7 +27,8 @@ const jobs = {
     const arrays = Object.fromEntries(
       [...file.tensors.keys()].map((name) => [name, file.read(name)]),
     );
-    run = await (work === 'forward' ? forward : step)({ ...rest, work, folder, runtime }, arrays);
+    const make = { forward, distill: iteration, lora: step, train: step }[work];
+    run = await make({ ...rest, work, folder, runtime }, arrays);
     return { value: await run() };
   },
   round: async ({ times }) => {
@@ -35,6 +37,8 @@ const jobs = {
     for (let i = 0; i < times; i++) value = await run();
     return { value, seconds: (performance.now() - began) / 1000 / times };
   },
+  // Kilobytes on every system that Node runs on.
+  peak: async () => ({ peak: 1024 * process.resourceUsage().maxRSS }),
 };
 
 let run;
@@ -108,6 +112,56 @@ async function step({ work, folder, rows, micro, latent, tokens, unet, runtime }
     rng: Rng.of(0),
   });
   return async () => (await training.next()).value.report.loss;
+}
+
+/** One iteration of a distillation whose teachers are the edit and the video adapter. */
+async function iteration({ folder, rows, latent, tokens, unet, k, remat, runtime }, arrays) {
+  const [edit, video] = ['edit', 'video'].map((use) => ({ use, from: join(folder, use) }));
+  const align = {
+    name: 'align',
+    use: 'lora',
+    rank: 16,
+    alpha: 16,
+    targets: ['unet.**.attn*.to_*', 'unet.**.attn*.to_out.0', 'unet.**.resnets.*.conv*'],
+    train: true,
+  };
+  const opened = async (adapters) =>
+    materialize(
+      {
+        ...(await open(folder, adapters)),
+        latents: { channels: unet.in_channels, factor: 4, scale: 1, shift: 0 },
+      },
+      { dims: nominalDims, seed: 0 },
+    );
+  const fields = { encoder_hidden_states: 'text' };
+  const edited = { ...fields, 'edit.encoder_hidden_states': 'instruction', 'edit.image': 'image' };
+  const stack = { backbone: folder };
+  const config = DistillConfig.parse({
+    student: { stack, view: edited },
+    teachers: { video: { stack, view: fields }, edit: { stack, view: edited } },
+    rollout: { steps: k, remat },
+    phases: [{ until: 1e6 }],
+    batch: 1,
+    lr: 1e-4,
+  });
+  const { encoder_hidden_states: texts, image, instruction } = arrays;
+  const text = {
+    ...texts,
+    shape: [1, ...texts.shape.slice(1)],
+    data: texts.data.subarray(0, texts.data.length / rows),
+  };
+  const iterations = distill({
+    student: await opened([edit, video, align]),
+    teachers: { video: await opened([video]), edit: await opened([edit]) },
+    data: {
+      dims: { B: 1, F: rows, H: 4 * latent, W: 4 * latent, L: tokens },
+      batch: () => ({ text, image, instruction }),
+    },
+    config,
+    runtime,
+    rng: Rng.of(0),
+  });
+  return async () => (await iterations.next()).value.report.deviation;
 }
 
 for await (const line of createInterface({ input: process.stdin })) {

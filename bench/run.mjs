@@ -83,6 +83,8 @@ async function timed(one, folder) {
   return best;
 }
 
+const cell = (seconds) => seconds.toFixed(3);
+
 const wanted = options.only?.split(',');
 const results = [];
 console.log(
@@ -97,7 +99,6 @@ for (const one of cases) {
     const best = await timed(one, folder);
     const ratio = Math.min(best.nchw, best.channels_last) / best.ours;
     results.push({ name: one.name, threads, ratio, goal: one.goal, seconds: best });
-    const cell = (value) => value.toFixed(3);
     console.log(
       `| ${one.about} | ${[best.ours, best.nchw, best.channels_last].map(cell).join(' | ')} | **${ratio.toFixed(2)}** | ${one.goal.toFixed(2)} | ${cell(best.bf16)} |`,
     );

@@ -86,17 +86,16 @@ async function rollCase(
   const { model, io } = opened;
   const { program, feeds, wrt, times } = build(opened, segments, extra);
   const full = program.sweep([...wrt, 'encoder_hidden_states', 'sample'].filter(unique), remat);
-  const sweeps = { full, first: full }; // the reference has ∂x₁, so the first step keeps ∂sample
   const steps = times.map((t, j) => ({
     timestep: f32([t], [1]),
     pairs: ddim(model.schedule!, t, times[j + 1] ?? null),
   }));
-  const rolled = await roll(sweeps, feeds, io.get('in.latents') as F32Array, steps);
-  const { grads, noise } = await sweepBack(sweeps, rolled, io.get('cot.latents') as F32Array);
+  const rolled = await roll(full, feeds, io.get('in.latents') as F32Array, steps);
+  const { grads, noise } = await sweepBack(full, rolled, io.get('cot.latents') as F32Array);
   await program.release();
   return {
     latents: rolled.latents,
-    grads: { ...grads, latents: noise! } as Record<string, F32Array>,
+    grads: { ...grads, latents: noise } as Record<string, F32Array>,
   };
 }
 

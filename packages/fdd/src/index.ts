@@ -1,11 +1,4 @@
-export {
-  type GradSteps,
-  roll,
-  type Rolled,
-  type RolloutStep,
-  type StudentSweeps,
-  sweepBack,
-} from './rollout.ts';
+export { type GradSteps, roll, type Rolled, type RolloutStep, sweepBack } from './rollout.ts';
 export {
   addSds,
   diffuse,

@@ -17,13 +17,6 @@ export interface RolloutStep {
 /** How gradients flow back: through every step, the last few, or without the chain through x. */
 export type GradSteps = 'all' | 'detach-input' | { readonly last: number };
 
-/** The two backward passes of a student: with the gradient of its sample, and without. */
-export interface StudentSweeps {
-  readonly full: Sweep;
-  /** Leaves ∂sample out: for the first step, whose input is noise. */
-  readonly first: Sweep;
-}
-
 export interface Rolled {
   /** The generated clean latents x′₀. */
   readonly latents: F32Array;
@@ -32,18 +25,17 @@ export interface Rolled {
   readonly steps: readonly RolloutStep[];
 }
 
-/** Generates from noise (x₁) along the given steps. */
+/** Generates from noise (x₁) along the given steps. `sweep` gives gradients of the sample, too. */
 export async function roll(
-  { full, first }: StudentSweeps,
+  sweep: Sweep,
   feeds: Feeds,
   noise: F32Array,
   steps: readonly RolloutStep[],
 ): Promise<Rolled> {
-  const clip = await full.clip(feeds);
+  const clip = await sweep.clip(feeds);
   const tapes: Tape[] = [];
   let x = noise;
-  for (const [j, { timestep, pairs }] of steps.entries()) {
-    const sweep = j === 0 ? first : full;
+  for (const { timestep, pairs } of steps) {
     const { outputs, tape } = await sweep.step(clip, { ...feeds, sample: x, timestep });
     tapes.push(tape);
     x = mix(pairs, x, outputs.sample as F32Array);
@@ -54,15 +46,15 @@ export async function roll(
 export interface SweptBack {
   /** Gradients of everything that belongs to the clip: trainable parameters, text, hints. */
   readonly grads: Record<string, F32Array>;
-  /** The cotangent of the noise x₁, where the first step's sweep asks for ∂sample. */
-  readonly noise?: F32Array;
+  /** The cotangent of the noise x₁ (of the input of the first step that has a gradient). */
+  readonly noise: F32Array;
   /** RMS of the cotangent that reaches each step's output, first step first. */
   readonly sizes: readonly number[];
 }
 
 /** The reverse sweep of Σ x′₀ · cotangent. */
 export async function sweepBack(
-  { full, first }: StudentSweeps,
+  sweep: Sweep,
   { clip, tapes, steps }: Rolled,
   cotangent: F32Array,
   gradSteps: GradSteps = 'all',
@@ -75,13 +67,11 @@ export async function sweepBack(
     const { pairs } = steps[j];
     const ofPrediction = mix(only(pairs, 'cp'), g, g);
     sizes[j] = rms(ofPrediction);
-    const sweep = j === 0 ? first : full;
     const own = await sweep.back(tapes[j], { sample: ofPrediction }, bar);
-    if (j === 0 && !own.sample) return { grads: await full.finish(clip, bar), sizes };
     const straight = mix(only(pairs, 'cx'), g, g);
     g = gradSteps === 'detach-input' ? straight : plus(straight, own.sample);
   }
-  return { grads: await full.finish(clip, bar), sizes, noise: g };
+  return { grads: await sweep.finish(clip, bar), sizes, noise: g };
 }
 
 /** Pairs that multiply their first operand by one coefficient of the given ones. */

@@ -18,17 +18,11 @@ import {
   type Program,
   type Rng,
   type Shape,
+  type Sweep,
 } from '@attune/engine';
 
 import type { DistillConfig } from './config.ts';
-import {
-  roll,
-  type Rolled,
-  type RolloutStep,
-  type StudentSweeps,
-  type SweptBack,
-  sweepBack,
-} from './rollout.ts';
+import { roll, type Rolled, type RolloutStep, type SweptBack, sweepBack } from './rollout.ts';
 import { type DataBatch, look, type View } from './view.ts';
 
 export type Params = Readonly<Record<string, Float32Array>>;
@@ -55,7 +49,7 @@ export function drawTimes(
 
 interface Compiled {
   readonly program: Program;
-  readonly sweeps: StudentSweeps;
+  readonly sweep: Sweep;
   /** Strengths and live parameters as the model has them. */
   readonly standing: Readonly<Record<string, NDArray>>;
 }
@@ -121,7 +115,7 @@ export class Student {
     times: number[];
   }> {
     const view = await look(this.#runner, this.#view, batch);
-    const { sweeps, standing } = this.#program(view);
+    const { sweep, standing } = this.#program(view);
     const own = Object.fromEntries(
       this.names.map((name) => [name, f32(params[name], this.shapeOf(name))]),
     );
@@ -131,8 +125,8 @@ export class Student {
       timestep: f32([t], [1]),
       pairs: ddim(this.schedule, t, times[j + 1] ?? null),
     }));
-    const rolled = await roll(sweeps, feeds, noise, steps);
-    const back = (cotangent: F32Array) => sweepBack(sweeps, rolled, cotangent, this.#config.grad);
+    const rolled = await roll(sweep, feeds, noise, steps);
+    const back = (cotangent: F32Array) => sweepBack(sweep, rolled, cotangent, this.#config.grad);
     return { rolled, back, times };
   }
 
@@ -144,11 +138,8 @@ export class Student {
       const { model, runtime } = this.#runner;
       const program = compile(model, { net: 'unet', dims: this.#dims, shapes }, { runtime });
       const { remat } = this.#config;
-      const sweeps = {
-        full: program.sweep([...this.names, 'sample'], remat),
-        first: program.sweep(this.names, remat),
-      };
-      compiled = { program, sweeps, standing: standingFeeds(model, program) };
+      const sweep = program.sweep([...this.names, 'sample'], remat);
+      compiled = { program, sweep, standing: standingFeeds(model, program) };
       this.#compiled.set(key, compiled);
     }
     return compiled;

@@ -93,20 +93,19 @@ export async function probeRollout(
   }));
   const wrt = cotangents ? targets(runner, program, given, others) : [];
   // A step's values are kept by its inputs alone, so that long rollouts fit into memory.
-  const full = program.sweep(wrt, 'step');
-  const sweeps = { full, first: full };
-  const rolled = await roll(sweeps, feeds, f32(noise.data as Float32Array, noise.shape), steps);
+  const sweep = program.sweep(wrt, 'step');
+  const rolled = await roll(sweep, feeds, f32(noise.data as Float32Array, noise.shape), steps);
   const outputs = layoutOf({ latents: rolled.latents }, given, 'latents');
   if (!cotangents) return { outputs, grads: {} };
   const seeds = checkedSeeds(cotangents, { latents: noise.shape });
   const { grads, noise: first } = await sweepBack(
-    sweeps,
+    sweep,
     rolled,
     f32(seeds.latents.data as Float32Array, noise.shape),
   );
   const all = {
     ...grads,
-    ...(first ? { latents: first } : {}),
+    latents: first,
     ...(await text?.back(grads.encoder_hidden_states)),
   };
   return { outputs, grads: layoutOf(named(runner, all, tensors), given, 'latents') };

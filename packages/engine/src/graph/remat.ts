@@ -6,8 +6,8 @@ import { ancestors, type Tensor } from './tensor.ts';
 
 /**
  * The values a forward pass has to hand over so that `grads` follow from them, the `seeds`
- * (cotangents) and the leaves. Starts from the forward values that seed-dependent nodes read; a
- * cheap one is replaced by the kept values it follows from when those take no more room.
+ * (cotangents) and the leaves. Starts from the forward values that seed-dependent nodes read;
+ * cheap ones give way to the values they follow from where those take no more room.
  */
 export function savedValues(
   grads: readonly Tensor[],
@@ -32,15 +32,27 @@ export function savedValues(
     const kept = { has: (x: Tensor) => x !== t && (!x.op.cheap || free(x) || saved.has(x)) };
     return ancestors([t], kept).filter((x) => !x.op.cheap && !free(x) && !saved.has(x));
   };
+  const ordered = [...read].toSorted((x, y) => x.id - y.id);
   // Dear values first: they are kept anyway, and cheap ones may follow from them.
-  const ordered = [...read].toSorted((a, b) => a.id - b.id);
   for (const t of ordered) if (!t.op.cheap) saved.add(t);
+  // Then all cheap ones that follow from the same dear values, together: a GEGLU's two halves and its
+  // slope take more room than the product they come from.
+  const groups = new Map<string, { readonly from: Tensor[]; readonly values: Tensor[] }>();
   for (const t of ordered) {
     if (!t.op.cheap) continue;
-    const extra = roots(t);
-    const room = extra.reduce((size, x) => size + x.size, 0);
-    if (room <= t.size) for (const x of extra) saved.add(x);
-    else saved.add(t);
+    const from = roots(t);
+    const key = from.map(({ id }) => id).join();
+    const group = groups.get(key) ?? { from, values: [] };
+    group.values.push(t);
+    groups.set(key, group);
   }
+  for (const { from, values } of groups.values()) {
+    const anew = from.filter((x) => !saved.has(x));
+    for (const x of room(anew) <= room(values) ? anew : values) saved.add(x);
+  }
+  // What a later group keeps may be enough for an earlier one.
+  for (const t of saved) if (t.op.cheap && roots(t).length === 0) saved.delete(t);
   return [...saved];
 }
+
+const room = (values: readonly Tensor[]): number => values.reduce((sum, { size }) => sum + size, 0);

@@ -13,6 +13,7 @@ import {
   exp,
   f32,
   flops,
+  gelu,
   grad,
   groupNorm,
   input,
@@ -29,6 +30,7 @@ import {
   type Segment,
   show,
   silu,
+  slice,
   sum,
   type Tensor,
   tracePosition,
@@ -205,6 +207,13 @@ describe('saved values', () => {
     const y = exp(add(h, g));
     expect(saved(y)).toEqual([y]);
     expect(saved(mul(h, g))).toEqual([h, g]);
+  });
+
+  test('keep the product instead of the halves and the slope of a GEGLU', () => {
+    const both = linear(x, param('v', [16, 8]));
+    const y = linear(mul(slice(both, -1, 0, 8), gelu(slice(both, -1, 8))), w);
+    expect(names(saved(y))).toEqual(['gemm']);
+    expect(saved(y)[0].size).toBe(32);
   });
 
   test('hold the statistics of a norm', () => {
