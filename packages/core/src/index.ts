@@ -58,6 +58,7 @@ export {
   type SuiteContext,
   type SuiteKind,
   suiteKind,
+  type Verdict,
 } from './plugins/plugin.ts';
 export { readJson, readPart, readWeights } from './models/folder.ts';
 export { createContainer, LoaderToken, RuntimeToken } from './container.ts';

@@ -1,5 +1,6 @@
 /** A distillation recipe as a run in a folder: stacks opened, the aligned adapter at the end. */
 
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import {
@@ -15,6 +16,7 @@ import {
   type Outcome,
   type PluginLoader,
   type RunRequest,
+  Sampling,
   type StackFile,
 } from '@attune/core';
 import { type NDArray, Rng, type Runtime } from '@attune/engine';
@@ -23,12 +25,16 @@ import { z } from 'zod';
 
 import { DistillConfig } from './config.ts';
 import { distill, type DistillReport, type DistillState } from './distill.ts';
+import { Candidates, type Choice, KeepBestConfig } from './keep-best.ts';
+import type { Params } from './student.ts';
 
 export const DistillRecipe = z.strictObject({
   distill: DistillConfig,
   /** What the student generates for: a plugin's data source with prompts. */
   data: z.looseObject({ use: z.string() }),
   checkpoint: CheckpointPlan.prefault({}),
+  /** Without it the last step is the result. */
+  keep_best: KeepBestConfig.optional(),
 });
 export type DistillRecipe = z.infer<typeof DistillRecipe>;
 
@@ -45,9 +51,13 @@ export async function runDistillation(
   { loader, runtime, folder, ...request }: DistillRunOptions,
 ): Promise<Outcome<DistillState>> {
   const config = recipe.distill;
-  const open = async (stack: StackFile): Promise<Model> =>
-    materialize(await openStack(stack, folder, loader), { dims: nominalDims, seed: config.seed });
-  const student = await open(config.student.stack);
+  const open = async (stack: StackFile, how?: { readonly stills?: boolean }): Promise<Model> =>
+    materialize(await openStack(stack, folder, loader, how), {
+      dims: nominalDims,
+      seed: config.seed,
+    });
+  const own = config.student.stack;
+  const student = await open(own);
   const teachers: Record<string, Model> = {};
   for (const [id, teacher] of Object.entries(config.teachers))
     teachers[id] = await open(teacher.stack);
@@ -55,22 +65,52 @@ export async function runDistillation(
   const kind = await loader.get('data', use);
   const data = await kind.create(checkFile(kind.options, options, 'data'), student);
   const rng = Rng.of(config.seed);
+  const { keep_best: keepBest } = recipe;
+  const { weights } = student;
+  const candidates = new Candidates(
+    join(request.run, 'candidates'),
+    (name) => weights.entry(name).shape,
+  );
+  const total = config.phases[config.phases.length - 1].until;
+  const choose = async (names: readonly string[]): Promise<Choice> => {
+    const start = names.map((name) => [name, weights.entry(name).load().data as Float32Array]);
+    return candidates.choose(keepBest!, Object.fromEntries(start) as Params, {
+      student,
+      stills: await open(own, { stills: true }),
+      sampling: Sampling.parse(own.sampling ?? {}),
+      loader,
+      context: { runtime, open: (stack, how) => openStack(stack, folder, loader, how) },
+    });
+  };
   return drive<DistillState, DistillReport>({
     ...request,
     recipe: stringify(recipe),
     checkpoint: recipe.checkpoint,
-    total: config.phases[config.phases.length - 1].until,
+    total,
     seed: config.seed,
-    iterate: (from) =>
-      distill(
-        { student, teachers, data, config, runtime, rng, pool: join(request.run, 'pool') },
-        from,
-      ),
+    iterate: async function* (from) {
+      const pool = join(request.run, 'pool');
+      const whole = { student, teachers, data, config, runtime, rng, pool };
+      for await (const turn of distill(whole, from)) {
+        const { step, ema, params } = turn.state;
+        if (keepBest && (step % keepBest.every === 0 || step === total))
+          candidates.save(step, ema ?? params);
+        yield turn;
+      }
+    },
     pack,
     unpack,
     line: (report) => ({ ...report }),
-    finish: (state, target, metadata) =>
-      exportTrained(student, state.ema ?? state.params, target, { source: folder, metadata }),
+    finish: async (state, target, metadata) => {
+      const choice = keepBest && (await choose(Object.keys(state.params)));
+      exportTrained(student, choice?.params ?? state.ema ?? state.params, target, {
+        source: folder,
+        metadata: choice ? { ...metadata, 'attune.kept_step': String(choice.step) } : metadata,
+      });
+      if (!choice) return;
+      writeFileSync(join(target, 'keep-best.md'), `${choice.text}\n`);
+      writeFileSync(join(target, 'keep-best.json'), `${JSON.stringify(choice.data, null, 2)}\n`);
+    },
   });
 }
 

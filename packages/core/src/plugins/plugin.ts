@@ -105,12 +105,17 @@ export interface SuiteContext {
 /** An evaluation: its own data, on which it runs and measures stacks. */
 export interface SuiteKind<O = unknown> {
   readonly options: z.ZodType<O>;
-  /** `text` is for people (Markdown), `data` the same and more as JSON. */
-  run(
-    contestants: readonly Contestant[],
-    options: O,
-    context: SuiteContext,
-  ): Promise<{ readonly text: string; readonly data: unknown }>;
+  run(contestants: readonly Contestant[], options: O, context: SuiteContext): Promise<Verdict>;
+}
+
+/** What a suite found. */
+export interface Verdict {
+  /** For people (Markdown). */
+  readonly text: string;
+  /** The same and more, as JSON. */
+  readonly data: unknown;
+  /** Names of the contestants, the best first, by the suite's own primary score. */
+  readonly order: readonly string[];
 }
 
 export interface PluginContributions {

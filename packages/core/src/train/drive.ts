@@ -44,7 +44,11 @@ export interface Driven<State, Report> extends RunRequest<Report> {
   /** The line of the log for a step; undefined writes none. */
   line(report: Report): Readonly<Record<string, unknown>> | undefined;
   /** Writes the result of a complete run into a folder, with metadata for its files. */
-  finish(state: State, folder: string, metadata: Readonly<Record<string, string>>): void;
+  finish(
+    state: State,
+    folder: string,
+    metadata: Readonly<Record<string, string>>,
+  ): void | Promise<void>;
 }
 
 export interface Outcome<State> {
@@ -83,7 +87,7 @@ export async function drive<State extends { readonly step: number }, Report>(
     if (saved !== end.step) save(end);
     const complete = end.step >= total;
     if (complete)
-      place.replace('best', (folder) =>
+      await place.replace('best', (folder) =>
         plan.finish(end, folder, {
           'attune.recipe': sha256(recipe),
           'attune.log': sha256(readFileSync(place.logFile, 'utf8')),

@@ -78,11 +78,11 @@ export class RunFolder {
   }
 
   /** Makes a folder of the run anew, all or nothing: written aside, then put in the old one's place. */
-  replace(name: string, write: (staging: string) => void): void {
+  async replace(name: string, write: (staging: string) => void | Promise<void>): Promise<void> {
     const staging = join(this.path, `.staging-${name}`);
     const target = join(this.path, name);
     rmSync(staging, { recursive: true, force: true });
-    write(staging);
+    await write(staging);
     rmSync(target, { recursive: true, force: true });
     renameSync(staging, target);
   }

@@ -1,6 +1,12 @@
 /** The suite `pocket`: held-out edits whose exact result is known, for any number of stacks. */
 
-import { type Contestant, Sampling, type SuiteContext, suiteKind } from '@attune/core';
+import {
+  type Contestant,
+  Sampling,
+  type SuiteContext,
+  suiteKind,
+  type Verdict,
+} from '@attune/core';
 import { Rng } from '@attune/engine';
 import {
   bootstrapMean,
@@ -64,7 +70,7 @@ export const pocketSuite = suiteKind({
       await scorer.release();
       for (const system of systems) await system.release();
     }
-    return told(tables, options);
+    return told(tables, options, new Set(contestants.map(({ name }) => name)));
   },
 });
 
@@ -77,7 +83,7 @@ async function systemsOf(
   return wanted ? [...(await baselines(context, sampling)), ...own] : own;
 }
 
-/** Ranked as `pocket.md` has it: motion by how far its ratio lies outside of 0.8 – 1.2. */
+/** What the mean rank is taken over: motion by how far its ratio lies outside of 0.8 – 1.2. */
 const ranked: readonly Metric[] = [
   ...metrics,
   { key: 'band', label: 'motion outside 0.8 – 1.2', better: 'lower' },
@@ -86,7 +92,8 @@ const ranked: readonly Metric[] = [
 function told(
   tables: ReadonlyMap<string, Table>,
   { split, clips, seeds, against }: PocketSuite,
-): { text: string; data: unknown } {
+  contestants: ReadonlySet<string>,
+): Verdict {
   const rng = Rng.of(0).fork('bootstrap');
   const rows = [...tables].map(([name, table]) => {
     const found = Object.fromEntries(
@@ -117,6 +124,10 @@ function told(
   return {
     text: [report, ...(differences.length ? [compared] : [])].map(formatReport).join('\n\n'),
     data: { split, clips, seeds, rows: report.rows, against: last, differences },
+    order: report.rows
+      .filter(({ name }) => contestants.has(name))
+      .toSorted((a, b) => a.values.rank - b.values.rank)
+      .map(({ name }) => name),
   };
 }
 
