@@ -3,7 +3,6 @@
 import { AttuneError } from '@attune/engine';
 import { Command, CommanderError } from 'commander';
 
-import { printable } from './commands/arguments.ts';
 import { composeCommand } from './commands/compose.ts';
 import { demoCommand } from './commands/demo.ts';
 import { distillCommand } from './commands/distill.ts';
@@ -15,6 +14,7 @@ import { inspectCommand } from './commands/inspect.ts';
 import { probeCommand } from './commands/probe.ts';
 import { tokenizeCommand } from './commands/tokenize.ts';
 import { trainCommand } from './commands/train.ts';
+import { printable, say } from './terminal.ts';
 
 /** Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input. */
 export async function main(argv: readonly string[]): Promise<number> {
@@ -45,13 +45,12 @@ export async function main(argv: readonly string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
     if (AttuneError.is(error)) {
-      process.stderr.write(`attune: ${printable(error.message)}\n`);
+      say(`attune: ${printable(error.message)}`);
       return ownFailures.has(error.code) ? 1 : 2;
     }
     const reason = error instanceof Error ? error.message : String(error);
-    process.stderr.write(`attune: unexpected: ${reason}\n`);
-    if (process.env.ATTUNE_DEBUG && error instanceof Error)
-      process.stderr.write(`${error.stack}\n`);
+    say(`attune: unexpected: ${reason}`);
+    if (process.env.ATTUNE_DEBUG && error instanceof Error) say(`${error.stack}`);
     return 1;
   }
 }

@@ -30,7 +30,7 @@ const outputs = {
   cond: f32([2, 2, 5, 1], [2, 2]),
 };
 
-describe('conventions (fdd.md §2.3)', () => {
+describe('conventions', () => {
   // Each row of the table as (convention, scale as written, effective uncond + s·Δ).
   test.each([
     ['threestudio SDS', 'cond+s*delta', 100, 101],

@@ -29,7 +29,7 @@ const rounded = (schedule: NoiseSchedule) => times.map((t) => schedule.alpha(t).
 const classConfig = (name: string) => NoiseSchedule.of({ _class_name: name }).config;
 
 describe('noise', () => {
-  // fdd.md §3.1; the same numbers as Lin et al.'s algorithm in torch f64.
+  // The same numbers as Lin et al.'s algorithm in torch f64.
   test('Stable Diffusion, before and after the zero-SNR rescale', () => {
     expect(rounded(plain).join(' ')).toBe(
       '0.999575 0.946289 0.821847 0.732559 0.526944 0.324161 0.237957 0.068678 0.068265',
@@ -55,7 +55,7 @@ describe('noise', () => {
     },
   );
 
-  // fdd.md §2.2: AnimateDiff's linear β beside Stable Diffusion's, equal signal at 499 and 599.
+  // AnimateDiff's linear β beside Stable Diffusion's, equal signal at 499 and 599.
   test('times of equal signal', () => {
     const linear = NoiseSchedule.of({ ...sd, beta_schedule: 'linear' });
     expect([249, 499, 749, 999].map((t) => linear.alpha(t).toFixed(3))).toEqual(
@@ -101,7 +101,7 @@ describe('noise', () => {
 });
 
 describe('grids', () => {
-  test('trailing, as in fdd.md §3.1', () => {
+  test('trailing', () => {
     expect(plain.timesteps(3, 'trailing')).toEqual([999, 666, 332]);
     expect(plain.timesteps(4, 'trailing')).toEqual([999, 749, 499, 249]);
     expect(plain.timesteps(10, 'trailing')).toEqual([
@@ -132,7 +132,7 @@ describe('grids', () => {
   });
 });
 
-describe('identities (fdd.md §2.1)', () => {
+describe('identities', () => {
   const clean = 0.3;
   const noise = -1.1;
   test.each(types)('%s', (type) => {
@@ -238,7 +238,7 @@ describe('on arrays', () => {
 });
 
 describe('k bins', () => {
-  test('edges of fdd.md §3.3', () => {
+  test('edges', () => {
     expect(binEdges(3, 1000)).toEqual([0, 333, 666, 1000]);
     expect(() => binEdges(0, 1000)).toThrow(/take 1 to 1000/);
   });
@@ -273,7 +273,7 @@ describe('k bins', () => {
 
 const balance = (a: number, b: number) => (a - b) / (a + b);
 
-// fdd.md §2.5: teachers N(1, ½²) and N(−1, 1²) of equal weight on the rescaled schedule.
+// Teachers N(1, ½²) and N(−1, 1²) of equal weight on the rescaled schedule.
 describe('closed forms of two Gaussian teachers', () => {
   const weightings = {
     'σ²': (_: number, sigma: number) => sigma ** 2,

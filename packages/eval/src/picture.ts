@@ -48,8 +48,8 @@ export function gradientEnergy(frames: Frames, weights?: Weighting): number {
 }
 
 /**
- * Gradient energy relative to the truth's, at most 1: softer pictures score less, noise wins nothing
- * (pocket.md, "Judging an alignment"). NaN where the truth is flat.
+ * Gradient energy relative to the truth's, at most 1: softer pictures score less, noise wins nothing.
+ * NaN where the truth is flat.
  */
 export function sharpness(frames: Frames, truth: Frames, weights?: Weighting): number {
   sameSizes('sharpness', frames, truth);

@@ -1,5 +1,5 @@
 /**
- * The autoencoder's gate (pocket.md): PSNR of reconstructions of frames no training has seen, and what
+ * The autoencoder's gate: PSNR of reconstructions of frames no training has seen, and what
  * the judge recognises before and after the autoencoder.
  *
  *   node packages/pocket/scripts/gate-vae.mjs [--weights PLACE] [--config FOLDER] [--judge FOLDER]

@@ -88,8 +88,3 @@ export const runtimeOf = ({
 });
 
 export const devices: readonly Device[] = ['cpu', 'cuda', 'webgpu', 'dml', 'coreml'];
-
-/** Text for a terminal: what a hostile file calls its tensors may hold control characters. */
-export const printable = (text: string): string =>
-  // eslint-disable-next-line no-control-regex
-  text.replaceAll(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '\uFFFD');

@@ -18,7 +18,8 @@ import { Command } from 'commander';
 import { inspect } from '../inspect/verdict.ts';
 import { openWhole } from '../probe/model.ts';
 import { openSession } from '../session.ts';
-import { printable, readStack } from './arguments.ts';
+import { printable, say } from '../terminal.ts';
+import { readStack } from './arguments.ts';
 
 interface Options {
   readonly out?: string;
@@ -86,7 +87,7 @@ async function composeAction(
         ),
       );
     if (rows.length === 0) console.log('no adapters');
-    if (out) process.stderr.write(`wrote ${out}\n`);
+    if (out) say(`wrote ${out}`);
   }
 }
 

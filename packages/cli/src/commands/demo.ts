@@ -26,6 +26,7 @@ import {
 } from '../media/index.ts';
 import { htmlPage, type Picture } from '../report/page.ts';
 import { openSession } from '../session.ts';
+import { progress, say } from '../terminal.ts';
 import { count, positive, readStack, runtimeOf } from './arguments.ts';
 
 interface Options {
@@ -97,8 +98,6 @@ async function demoAction(options: Options): Promise<void> {
   process.stdout.write(`${formatReport(report)}\n\n${files.join('\n')}\n${seconds} s\n`);
 }
 
-const say = (text: string): unknown => process.stderr.write(`${text}\n`);
-
 const given = (sampling: Sampling, { steps }: Options): Sampling =>
   steps === undefined ? sampling : { ...sampling, steps };
 
@@ -168,7 +167,7 @@ async function edited(
     seed,
     size: [H, W],
     window: { size: F, overlap: 0 },
-    onStep: (done, of, part) => say(`${name}: ${part}, step ${done}/${of}`),
+    onStep: (done, of, part) => progress(`${name}: ${part}, step ${done}/${of}`),
   };
   const each = Array.from({ length: F }, (_, f) => frames.data.subarray(f * size, (f + 1) * size));
   const data = new Float32Array(frames.data.length);

@@ -7,8 +7,9 @@ import { AttuneError } from '@attune/engine';
 import { DistillRecipe, runDistillation } from '@attune/fdd';
 import { Command } from 'commander';
 
-import { pace, untilInterrupted } from '../interrupt.ts';
+import { untilInterrupted } from '../interrupt.ts';
 import { openSession } from '../session.ts';
+import { pace, progress } from '../terminal.ts';
 import { readText } from './arguments.ts';
 
 interface Options {
@@ -60,8 +61,8 @@ async function distillAction(file: string, options: Options): Promise<void> {
                 `${id} ${sds.toExponential(1)}/${adversarial.toExponential(1)}`,
             )
             .join('  ');
-          process.stderr.write(
-            `step ${now}/${total}  |g| ${gradNorm.toExponential(2)}  σ ${deviation.toFixed(2)}  ${sizes}  ${rate(now)}\n`,
+          progress(
+            `step ${now}/${total}  |g| ${gradNorm.toExponential(2)}  σ ${deviation.toFixed(2)}  ${sizes}  ${rate(now)}`,
           );
         },
       }),

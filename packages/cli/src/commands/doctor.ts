@@ -21,7 +21,8 @@ import { Command, Option } from 'commander';
 
 import { videoTools } from '../media/peers.ts';
 import { openSession } from '../session.ts';
-import { devices, printable } from './arguments.ts';
+import { printable } from '../terminal.ts';
+import { devices } from './arguments.ts';
 
 /** Something that may or may not be there. */
 interface Presence {

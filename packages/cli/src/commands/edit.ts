@@ -25,6 +25,7 @@ import {
   writeMedia,
 } from '../media/index.ts';
 import { openSession } from '../session.ts';
+import { progress, say, warn } from '../terminal.ts';
 import {
   count,
   devices,
@@ -97,8 +98,6 @@ function pixels(text: string): readonly [number, number] {
   return [height, width];
 }
 
-const warn = (text: string): unknown => process.stderr.write(`attune: ${text}\n`);
-
 async function editAction(input: string, options: Options): Promise<void> {
   const { out, fps, json } = options;
   await assertWritable(out, [input]);
@@ -136,7 +135,7 @@ async function editAction(input: string, options: Options): Promise<void> {
     );
     written.notices.forEach(warn);
     if (json) console.log(JSON.stringify(written));
-    else process.stderr.write(`wrote ${written.path} (${written.frames} frames)\n`);
+    else say(`wrote ${written.path} (${written.frames} frames)`);
   } finally {
     await models.stack.release();
     await models.stills.release();
@@ -165,7 +164,7 @@ async function* editedFrames(
   for await (const edited of editFrames(models, read(), request)) {
     const before = waiting.shift()!;
     const [after] = toFrames(edited, width, height, before.delay);
-    process.stderr.write(`frame ${++done}${source.frameCount ? `/${source.frameCount}` : ''}\n`);
+    progress(`frame ${++done}${source.frameCount ? `/${source.frameCount}` : ''}`);
     if (compare) yield* sideBySide([[before], [after]], ['input', request.instruction]);
     else yield after;
   }

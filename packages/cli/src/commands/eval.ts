@@ -15,8 +15,8 @@ import { AttuneError, type Device } from '@attune/engine';
 import { Command, Option } from 'commander';
 import { z } from 'zod';
 
-import { pace } from '../interrupt.ts';
 import { openSession } from '../session.ts';
+import { pace, progress } from '../terminal.ts';
 import { devices, positive, readStack, runtimeOf } from './arguments.ts';
 
 interface Options {
@@ -77,7 +77,7 @@ async function evalAction(suite: string, options: Options): Promise<void> {
     open: (stack, how) => openStack(stack, process.cwd(), loader, how),
     onProgress: (done, of) => {
       each ??= pace(of);
-      process.stderr.write(`${done}/${of}  ${each(done)}\n`);
+      progress(`${done}/${of}  ${each(done)}`);
     },
   });
   const json = `${JSON.stringify(data, null, 2)}\n`;

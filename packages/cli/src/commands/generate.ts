@@ -4,9 +4,10 @@ import { ddimPlan, ModelRunner, openStack, sample } from '@attune/core';
 import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command } from 'commander';
 
-import { sideBySide, toFrames, writeMedia } from '../media/index.ts';
+import { assertWritable, sideBySide, toFrames, writeMedia } from '../media/index.ts';
 import { openSession } from '../session.ts';
-import { count, number, readStack } from './arguments.ts';
+import { progress, say, warn } from '../terminal.ts';
+import { count, number, positive, readStack, stackWarnings } from './arguments.ts';
 
 interface Options {
   readonly out: string;
@@ -27,13 +28,13 @@ export const generateCommand = (): Command =>
     .argument('<prompt...>', 'one prompt per picture')
     .requiredOption('-o, --out <file>', 'png, webp, jpg; for clips also gif, mp4 or a folder')
     .option('--stack <file|model>', 'a stack.yaml, a model folder or a bundled model', 'pocket')
-    .option('--steps <n>', 'sampling steps', count, 25)
+    .option('--steps <n>', 'sampling steps', positive, 25)
     .option('--guidance <s>', 'scale: uncond + s · (cond − uncond); 1 is none', number, 3)
     .option('--negative <prompt>', 'what to steer away from', '')
     .option('--seed <n>', 'seed of the noise', count, 0)
-    .option('--frames <n>', 'frames of a clip', count, 1)
-    .option('--size <px>', 'side of the picture', count)
-    .option('--threads <n>', 'threads inside an operation', count)
+    .option('--frames <n>', 'frames of a clip', positive, 1)
+    .option('--size <px>', 'side of the picture', positive)
+    .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'a JSON line on stdout')
     .addHelpText(
       'after',
@@ -42,7 +43,10 @@ export const generateCommand = (): Command =>
     .action(generateAction);
 
 async function generateAction(prompts: readonly string[], options: Options): Promise<void> {
-  const { stack, folder } = readStack(options.stack);
+  await assertWritable(options.out, []);
+  const argument = readStack(options.stack);
+  const { stack, folder } = argument;
+  stackWarnings(argument).forEach(warn);
   const { loader, runtime } = openSession(options.threads ? { threads: options.threads } : {}, {
     cwd: folder,
     paths: stack.plugins,
@@ -60,7 +64,7 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
       metadata: { prompt: prompts.join(' | '), seed: String(options.seed), stack: options.stack },
     });
     if (options.json) console.log(JSON.stringify(written));
-    else process.stderr.write(`wrote ${written.path}\n`);
+    else say(`wrote ${written.path}`);
   } finally {
     await runner.release();
   }
@@ -74,10 +78,17 @@ async function generate(
   const { schedule } = runner.model;
   if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
   const { factor, channels } = runner.latents;
+  if (size !== undefined && size % factor)
+    throw new AttuneError(
+      'BAD_ARGUMENT',
+      `--size ${size}: the autoencoder makes multiples of ${factor}.`,
+    );
   const side = size === undefined ? (runner.model.sampleSize?.[0] ?? 64) : size / factor;
   const { states, truncated } = await runner.encodeText(prompts);
   for (const { prompt, length } of truncated)
-    process.stderr.write(`attune: "${prompt.slice(0, 40)}…" has ${length} tokens and was cut\n`);
+    warn(
+      `"${prompt.slice(0, 40)}…" has ${length} tokens; the text encoder reads ${states.shape[1]}, the rest was cut`,
+    );
   const B = prompts.length;
   const { states: none } = await runner.encodeText(prompts.map(() => negative));
   return sample(runner, {
@@ -91,6 +102,6 @@ async function generate(
     noise: Rng.of(seed)
       .fork('noise')
       .normals([B * F, channels, side, side]),
-    onStep: (done, of) => process.stderr.write(`step ${done}/${of}\n`),
+    onStep: (done, of) => progress(`step ${done}/${of}`),
   });
 }

@@ -6,7 +6,8 @@ import { Command } from 'commander';
 import { inspect, type Verdict } from '../inspect/verdict.ts';
 import { openWhole } from '../probe/model.ts';
 import { openSession } from '../session.ts';
-import { printable, readStack } from './arguments.ts';
+import { printable } from '../terminal.ts';
+import { readStack } from './arguments.ts';
 
 interface Options {
   readonly base?: string;

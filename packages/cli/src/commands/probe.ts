@@ -18,6 +18,7 @@ import {
 } from '../probe/run.ts';
 import { readTensors, refuseNonFinite } from '../probe/tensors.ts';
 import { openSession } from '../session.ts';
+import { say } from '../terminal.ts';
 import { devices, number, positive, readStack, runtimeOf } from './arguments.ts';
 
 interface Options {
@@ -124,5 +125,5 @@ function report(tensors: Readonly<Record<string, NDArray>>, { out, json }: Optio
     return;
   }
   for (const [key, shape] of Object.entries(shapes)) console.log(`${key} [${shape}]`);
-  process.stderr.write(`wrote ${out}\n`);
+  say(`wrote ${out}`);
 }

@@ -8,7 +8,8 @@ import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
 import { openSession } from '../session.ts';
-import { printable, readStack, type StackArgument } from './arguments.ts';
+import { printable, warn } from '../terminal.ts';
+import { readStack, type StackArgument } from './arguments.ts';
 
 interface Options {
   readonly json?: boolean;
@@ -41,8 +42,8 @@ async function tokenizeAction(
       for (let i = 0; i < used; i++) console.log(`${ids[i]}\t${printable(tokens[i])}`);
     }
     if (truncated)
-      process.stderr.write(
-        `warning: the text has ${length} tokens; the encoder reads ${tokenizer.maxLength}, so ${length - tokenizer.maxLength} are cut\n`,
+      warn(
+        `the text has ${length} tokens; the encoder reads ${tokenizer.maxLength}, so ${length - tokenizer.maxLength} are cut`,
       );
   }
 }

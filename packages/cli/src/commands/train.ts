@@ -6,8 +6,9 @@ import { parseYaml, runTraining, TrainRecipe } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
-import { pace, untilInterrupted } from '../interrupt.ts';
+import { untilInterrupted } from '../interrupt.ts';
 import { openSession } from '../session.ts';
+import { pace, progress } from '../terminal.ts';
 import { readText } from './arguments.ts';
 
 interface Options {
@@ -49,8 +50,8 @@ async function trainAction(file: string, options: Options): Promise<void> {
         onStep: ({ step, loss, gradNorm }) => {
           const line = rate(step);
           if (step % recipe.log_every !== 0) return;
-          process.stderr.write(
-            `step ${step}/${recipe.train.steps}  loss ${loss.toFixed(5)}  |g| ${gradNorm.toFixed(3)}  ${line}\n`,
+          progress(
+            `step ${step}/${recipe.train.steps}  loss ${loss.toFixed(5)}  |g| ${gradNorm.toFixed(3)}  ${line}`,
           );
         },
       }),

@@ -21,6 +21,7 @@ import { AttuneError, type Weights } from '@attune/engine';
 
 import { readStack } from '../commands/arguments.ts';
 import { openWhole } from '../probe/model.ts';
+import { warn } from '../terminal.ts';
 import { type Foreign, recogniseFile, recogniseNames } from './foreign.ts';
 
 export interface Verdict {
@@ -188,7 +189,7 @@ async function detect(
     } catch (error) {
       // One broken plugin must not hide what the others know.
       const reason = error instanceof Error ? error.message : String(error);
-      process.stderr.write(`warning: the adapter kind ${id} was not asked: ${reason}\n`);
+      warn(`the adapter kind ${id} was not asked: ${reason}`);
     }
   }
   return undefined;

@@ -11,9 +11,10 @@ import {
 import { AttuneError } from '@attune/engine';
 
 import { type StackArgument, stackWarnings } from '../commands/arguments.ts';
+import { warn } from '../terminal.ts';
 
 export async function openWhole(argument: StackArgument, loader: PluginLoader): Promise<Model> {
-  for (const warning of stackWarnings(argument)) process.stderr.write(`warning: ${warning}\n`);
+  for (const warning of stackWarnings(argument)) warn(warning);
   const model = await openStack(argument.stack, argument.folder, loader);
   const { params } = inventory(model, nominalDims);
   const adapters = model.adapters.map(({ name }) => `${name}.`);

@@ -12,6 +12,7 @@ import {
 import { AttuneError, badArgument, f32, type NDArray, nearest, type Program } from '@attune/engine';
 import { roll, sweepBack } from '@attune/fdd';
 
+import { progress } from '../terminal.ts';
 import { type Conditions, conditions } from './conditions.ts';
 import { asClip, asRows, asType, expectShape, type Tensors } from './tensors.ts';
 
@@ -138,7 +139,7 @@ export async function probeSampling(
     },
     plan: ddimPlan(scheduleOf(runner), steps, { landing: 'config' }),
     noise: f32(noise.data as Float32Array, noise.shape),
-    onStep: (done, of) => process.stderr.write(`step ${done}/${of}\n`),
+    onStep: (done, of) => progress(`step ${done}/${of}`),
   });
   return { outputs: layoutOf({ latents }, given, 'latents'), grads: {} };
 }

@@ -63,6 +63,7 @@ export async function drive<State extends { readonly step: number }, Report>(
 ): Promise<Outcome<State>> {
   const { run, recipe, resume = false, signal, total } = plan;
   const place = RunFolder.open(run, recipe, { resume });
+  let begun = false;
   try {
     const newest = resume ? latestCheckpoint(place.checkpoints) : undefined;
     const from = newest ? plan.unpack(loadCheckpoint(newest)) : undefined;
@@ -76,6 +77,7 @@ export async function drive<State extends { readonly step: number }, Report>(
     };
     for await (const turn of plan.iterate(from)) {
       ({ state } = turn);
+      begun = true;
       const line = plan.line(turn.report);
       if (line) place.log(line);
       plan.onStep?.(turn.report);
@@ -97,7 +99,8 @@ export async function drive<State extends { readonly step: number }, Report>(
       );
     return { state: end, complete, path: place.path };
   } finally {
-    place.close();
+    if (begun) place.close();
+    else place.discard();
   }
 }
 

@@ -16,9 +16,11 @@ import { AttuneError } from '@attune/engine';
 
 export class RunFolder {
   readonly path: string;
+  readonly #isNew: boolean;
 
-  private constructor(path: string) {
+  private constructor(path: string, isNew: boolean) {
     this.path = path;
+    this.#isNew = isNew;
   }
 
   /**
@@ -42,8 +44,14 @@ export class RunFolder {
           { path },
         );
     }
-    mkdirSync(path, { recursive: true });
-    const folder = new RunFolder(path);
+    const isNew = !existsSync(path);
+    try {
+      mkdirSync(path, { recursive: true });
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new AttuneError('BAD_RUN', `No run can be kept at ${path}: ${reason}.`, { path });
+    }
+    const folder = new RunFolder(path, isNew);
     folder.#lock();
     if (!existsSync(file)) writeFileSync(file, recipe);
     return folder;
@@ -89,6 +97,12 @@ export class RunFolder {
 
   close(): void {
     rmSync(join(this.path, 'lock'), { force: true });
+  }
+
+  /** Closes a run that came to nothing; the folder goes if it was made for it. */
+  discard(): void {
+    this.close();
+    if (this.#isNew) rmSync(this.path, { recursive: true, force: true });
   }
 
   #lock(): void {
