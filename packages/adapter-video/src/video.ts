@@ -11,15 +11,7 @@ import {
   type Tap,
   zeros,
 } from '@attune/core';
-import {
-  AttuneError,
-  concat,
-  reshape,
-  pad,
-  type Tensor,
-  values,
-  type Weights,
-} from '@attune/engine';
+import { AttuneError, concat, type Tensor, values, type Weights } from '@attune/engine';
 
 import type { VideoConfig } from './config.ts';
 import { temporalTransformer } from './temporal.ts';
@@ -113,18 +105,21 @@ function motion(
   });
 }
 
-/** First-frame latent on frame 0 (zeros elsewhere) and a mask: the extra columns of an input convolution. */
-function widened(scope: Scope, value: Tensor, first: Tensor, { call: { B, F } }: Site): Tensor {
-  const [rows, c, h, w] = first.shape;
+/**
+ * The first frame's latent beside every frame (as Stable Video Diffusion conditions) and a mask that
+ * is 1 on frame 0 (as Emu Video's): the extra columns of an input convolution.
+ */
+function widened(scope: Scope, value: Tensor, first: Tensor, { call }: Site): Tensor {
+  const { B, F } = call;
+  const [rows, , h, w] = first.shape;
   if (rows !== 1 && rows !== B)
     throw new AttuneError(
       'PORT_ROWS',
       `${scope.path}: the first frame has ${rows} rows for ${B} clips; give 1 or ${B}.`,
       { rows, B },
     );
-  const clip = pad(reshape(lift(first, B, { B, F }), [B, 1, c, h, w]), 1, 0, F - 1);
   const mask = new Float32Array(B * F * h * w);
   for (let b = 0; b < B; b++) mask.fill(1, b * F * h * w, (b * F + 1) * h * w);
-  const extra = concat([reshape(clip, [B * F, c, h, w]), values(mask, [B * F, 1, h, w])], 1);
+  const extra = concat([lift(first, B * F, call), values(mask, [B * F, 1, h, w])], 1);
   return conv(scope, extra, value.dim(1), { bias: false, init: zeros });
 }

@@ -18,7 +18,7 @@ export interface CommandSession {
 
 /** Plugins of this package (the built-in ones), of the project around `cwd`, and at `paths`. */
 export function openSession(
-  runtime: RuntimeOptions,
+  runtime: RuntimeOptions = {},
   { cwd = process.cwd(), paths = [] as readonly string[] } = {},
 ): CommandSession {
   const own = findPlugins(fileURLToPath(new URL('..', import.meta.url)));

@@ -35,7 +35,7 @@ const loras = [
 
 const HELD_OUT_SEED = 900_001;
 const runtime = new OrtRuntime({ threads: Number(flags.threads) });
-const loader = new PluginLoader(findPlugins(pocket));
+const loader = new PluginLoader(findPlugins(join(pocket, '..', 'cli')));
 const judge = await Judge.open(join(pocket, 'models', 'judge'), runtime, loader);
 
 /** Share of the pictures in which the judge sees what their scene shows, in percent. */

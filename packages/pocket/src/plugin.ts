@@ -1,5 +1,7 @@
 /** Pocket as a plugin: its model, its data, its judges and its suite. */
 
+import { join } from 'node:path';
+
 import { dataKind, definePlugin } from '@attune/core';
 import { z } from 'zod';
 
@@ -7,9 +9,14 @@ import { captioned, CaptionedOptions } from './data/captioned.ts';
 import { edits, EditsOptions } from './data/edits.ts';
 import { images } from './data/images.ts';
 import { labelled, LabelledOptions } from './data/labelled.ts';
-import { modelsFolder } from './folders.ts';
+import { modelsFolder, stacksFolder } from './folders.ts';
 import { classifierKind } from './judge/net.ts';
 import { pocketSuite } from './suite/suite.ts';
+
+/** Where a bundled stack's file is. */
+function stackFile(name: string): () => string {
+  return () => join(stacksFolder(), `${name}.yaml`);
+}
 
 export default definePlugin({
   api: 1,
@@ -21,6 +28,7 @@ export default definePlugin({
       images: dataKind({ options: z.strictObject({}), create: images }),
       labelled: dataKind({ options: LabelledOptions, create: labelled }),
     },
+    stacks: { plain: { file: stackFile('plain') }, aligned: { file: stackFile('aligned') } },
     suites: { pocket: pocketSuite },
     nets: { judge: classifierKind, features: classifierKind },
   },

@@ -17,9 +17,8 @@ import { Command } from 'commander';
 
 import { inspect } from '../inspect/verdict.ts';
 import { openWhole } from '../probe/model.ts';
-import { openSession } from '../session.ts';
+import { openStackSession } from '../stack.ts';
 import { printable, say } from '../terminal.ts';
-import { readStack } from './arguments.ts';
 
 interface Options {
   readonly out?: string;
@@ -57,8 +56,7 @@ async function composeAction(
     throw new AttuneError('USAGE', `${out}: a stack file ends in .yaml.`);
   if (out && !force && existsSync(out))
     throw new AttuneError('EXISTS', `${out} exists: choose another name or pass --force.`);
-  const { stack, folder } = readStack(base);
-  const { loader } = openSession({}, { cwd: folder, paths: stack.plugins });
+  const { stack, folder, loader } = await openStackSession(base);
   const entries: StackEntry[] = [...stack.adapters];
   const target = resolve(dirname(out ?? base));
   const moved = (path: string): string => relative(target, resolve(folder, path)) || '.';

@@ -26,8 +26,9 @@ import {
 } from '../media/index.ts';
 import { htmlPage, type Picture } from '../report/page.ts';
 import { openSession } from '../session.ts';
+import { readStack } from '../stack.ts';
 import { progress, say } from '../terminal.ts';
-import { count, positive, readStack, runtimeOf } from './arguments.ts';
+import { count, positive, runtimeOf } from './arguments.ts';
 
 interface Options {
   readonly out: string;
@@ -79,7 +80,7 @@ async function demoAction(options: Options): Promise<void> {
   say(`${clip.name}: "${clip.instruction}"`);
   const results: { name: string; frames: F32Array }[] = [];
   for (const name of ['plain', 'aligned']) {
-    const { stack, folder } = readStack(join(pocket.stacksFolder(), `${name}.yaml`));
+    const { stack, folder } = await readStack(`pocket/${name}`);
     const open = async (stills: boolean): Promise<ModelRunner> =>
       new ModelRunner(await openStack(stack, folder, loader, { stills }), runtime);
     const models = { stack: await open(false), stills: await open(true) };

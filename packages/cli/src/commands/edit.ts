@@ -24,17 +24,9 @@ import {
   toFrames,
   writeMedia,
 } from '../media/index.ts';
-import { openSession } from '../session.ts';
+import { openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
-import {
-  count,
-  devices,
-  number,
-  positive,
-  readStack,
-  runtimeOf,
-  stackWarnings,
-} from './arguments.ts';
+import { count, devices, number, positive, runtimeOf } from './arguments.ts';
 
 interface Options {
   readonly out: string;
@@ -64,7 +56,7 @@ export const editCommand = (): Command =>
     .argument('<input>', 'png, jpg, webp, gif, mp4, a folder of frames; others with ffmpeg')
     .requiredOption('-i, --instruction <text>', 'what to change')
     .requiredOption('-o, --out <file>', '.mp4, .gif, .webp, .png, .jpg or a folder of frames')
-    .requiredOption('--stack <file>', 'a stack.yaml with an edit adapter')
+    .option('--stack <file|id>', 'a stack with an edit adapter, by file or id', 'pocket/aligned')
     .option('--caption <text>', 'what the result shows', '')
     .option('--motion-caption <text>', 'the same with its motion, for clips (default: --caption)')
     .option('--task <n>', 'number of the task, where the edit adapter has labels', count)
@@ -85,10 +77,7 @@ export const editCommand = (): Command =>
     .addOption(new Option('--device <name>', 'where to run').choices(devices))
     .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'a JSON line on stdout')
-    .addHelpText(
-      'after',
-      '\nExample:\n  $ attune edit clip.mp4 -i "make it golden" --stack edit.yaml -o golden.mp4',
-    )
+    .addHelpText('after', '\nExample:\n  $ attune edit clip.mp4 -i "make it golden" -o golden.mp4')
     .action(editAction);
 
 /** `64` or `96x64` (width × height) as [height, width]. */
@@ -102,13 +91,9 @@ async function editAction(input: string, options: Options): Promise<void> {
   const { out, fps, json } = options;
   await assertWritable(out, [input]);
   const source = await openMedia(input, fps === undefined ? {} : { fps });
-  const argument = readStack(options.stack);
-  const { stack, folder } = argument;
-  stackWarnings(argument).forEach(warn);
-  const { loader, runtime } = openSession(runtimeOf(options), {
-    cwd: folder,
-    paths: stack.plugins,
-  });
+  const session = await openStackSession(options.stack, runtimeOf(options));
+  const { stack, folder, loader, runtime } = session;
+  stackWarnings(session).forEach(warn);
   const models = {
     stack: new ModelRunner(await openStack(stack, folder, loader), runtime),
     stills: new ModelRunner(await openStack(stack, folder, loader, { stills: true }), runtime),

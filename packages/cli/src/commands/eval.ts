@@ -16,8 +16,9 @@ import { Command, Option } from 'commander';
 import { z } from 'zod';
 
 import { openSession } from '../session.ts';
+import { readStack } from '../stack.ts';
 import { pace, progress } from '../terminal.ts';
-import { devices, positive, readStack, runtimeOf } from './arguments.ts';
+import { devices, positive, runtimeOf } from './arguments.ts';
 
 interface Options {
   readonly stack: readonly string[];
@@ -65,7 +66,7 @@ async function evalAction(suite: string, options: Options): Promise<void> {
         'BAD_ARGUMENT',
         `Two stacks are called ${name}; name them apart (--stack name=file).`,
       );
-    const { stack, folder } = readStack(file);
+    const { stack, folder } = await readStack(file);
     const open = async (stills: boolean) =>
       new ModelRunner(await openStack(stack, folder, loader, { stills }), runtime);
     const models = { stack: await open(false), stills: await open(true) };

@@ -5,9 +5,9 @@ import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command } from 'commander';
 
 import { assertWritable, sideBySide, toFrames, writeMedia } from '../media/index.ts';
-import { openSession } from '../session.ts';
+import { openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
-import { count, number, positive, readStack, stackWarnings } from './arguments.ts';
+import { count, number, positive, runtimeOf } from './arguments.ts';
 
 interface Options {
   readonly out: string;
@@ -27,7 +27,11 @@ export const generateCommand = (): Command =>
     .description('make a picture or a clip from a prompt')
     .argument('<prompt...>', 'one prompt per picture')
     .requiredOption('-o, --out <file>', 'png, webp, jpg; for clips also gif, mp4 or a folder')
-    .option('--stack <file|model>', 'a stack.yaml, a model folder or a bundled model', 'pocket')
+    .option(
+      '--stack <file|id>',
+      'a stack.yaml, a model folder, or the id of a bundled one',
+      'pocket',
+    )
     .option('--steps <n>', 'sampling steps', positive, 25)
     .option('--guidance <s>', 'scale: uncond + s · (cond − uncond); 1 is none', number, 3)
     .option('--negative <prompt>', 'what to steer away from', '')
@@ -44,13 +48,9 @@ export const generateCommand = (): Command =>
 
 async function generateAction(prompts: readonly string[], options: Options): Promise<void> {
   await assertWritable(options.out, []);
-  const argument = readStack(options.stack);
-  const { stack, folder } = argument;
-  stackWarnings(argument).forEach(warn);
-  const { loader, runtime } = openSession(options.threads ? { threads: options.threads } : {}, {
-    cwd: folder,
-    paths: stack.plugins,
-  });
+  const session = await openStackSession(options.stack, runtimeOf(options));
+  const { stack, folder, loader, runtime } = session;
+  stackWarnings(session).forEach(warn);
   const runner = new ModelRunner(await openStack(stack, folder, loader), runtime);
   try {
     const latents = await generate(runner, prompts, options);

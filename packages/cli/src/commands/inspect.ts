@@ -6,8 +6,8 @@ import { Command } from 'commander';
 import { inspect, type Verdict } from '../inspect/verdict.ts';
 import { openWhole } from '../probe/model.ts';
 import { openSession } from '../session.ts';
+import { readStack } from '../stack.ts';
 import { printable } from '../terminal.ts';
-import { readStack } from './arguments.ts';
 
 interface Options {
   readonly base?: string;
@@ -24,7 +24,7 @@ export const inspectCommand = (): Command =>
     .action(inspectAction);
 
 async function inspectAction(file: string, { base, json }: Options): Promise<void> {
-  const argument = base === undefined ? undefined : readStack(base);
+  const argument = base === undefined ? undefined : await readStack(base);
   const { loader } = openSession(
     {},
     argument ? { cwd: argument.folder, paths: argument.stack.plugins } : {},

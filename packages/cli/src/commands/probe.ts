@@ -17,9 +17,9 @@ import {
   probeSampling,
 } from '../probe/run.ts';
 import { readTensors, refuseNonFinite } from '../probe/tensors.ts';
-import { openSession } from '../session.ts';
+import { openStackSession } from '../stack.ts';
 import { say } from '../terminal.ts';
-import { devices, number, positive, readStack, runtimeOf } from './arguments.ts';
+import { devices, number, positive, runtimeOf } from './arguments.ts';
 
 interface Options {
   readonly inputs: string;
@@ -64,14 +64,11 @@ export const probeCommand = (): Command =>
 
 async function probeAction(name: string, options: Options): Promise<void> {
   checkUsage(options);
-  const argument = readStack(name);
-  const { loader, runtime } = openSession(runtimeOf(options), {
-    cwd: argument.folder,
-    paths: argument.stack.plugins,
-  });
+  const session = await openStackSession(name, runtimeOf(options));
+  const { loader, runtime } = session;
   const tensors = readTensors(options.inputs);
   const cotangents = options.vjp === undefined ? undefined : readTensors(options.vjp);
-  const runner = new ModelRunner(await openWhole(argument, loader), runtime);
+  const runner = new ModelRunner(await openWhole(session, loader), runtime);
   try {
     const probed = options.sample
       ? await probeSampling(runner, tensors, { ...options, steps: options.steps ?? 25 })

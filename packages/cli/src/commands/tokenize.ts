@@ -7,9 +7,8 @@ import { type PluginLoader, Tokenizer } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
-import { openSession } from '../session.ts';
+import { openStackSession, type StackArgument } from '../stack.ts';
 import { printable, warn } from '../terminal.ts';
-import { readStack, type StackArgument } from './arguments.ts';
 
 interface Options {
   readonly json?: boolean;
@@ -29,9 +28,8 @@ async function tokenizeAction(
   texts: readonly string[],
   { json }: Options,
 ): Promise<void> {
-  const argument = readStack(name);
-  const { loader } = openSession({}, { cwd: argument.folder, paths: argument.stack.plugins });
-  const tokenizer = await Tokenizer.load(await tokenizerFolder(argument, loader));
+  const session = await openStackSession(name);
+  const tokenizer = await Tokenizer.load(await tokenizerFolder(session, session.loader));
   for (const text of texts) {
     const { ids, length, truncated } = tokenizer.encode(text);
     const tokens = ids.map((id) => tokenizer.tokenOf(id) ?? '');

@@ -19,8 +19,8 @@ import {
 } from '@attune/core';
 import { AttuneError, type Weights } from '@attune/engine';
 
-import { readStack } from '../commands/arguments.ts';
 import { openWhole } from '../probe/model.ts';
+import { readStack } from '../stack.ts';
 import { warn } from '../terminal.ts';
 import { type Foreign, recogniseFile, recogniseNames } from './foreign.ts';
 
@@ -151,7 +151,7 @@ function inspectModel(file: string, kind: string, model: Model): Verdict {
 }
 
 async function inspectStack(file: string, { loader }: InspectContext): Promise<Verdict> {
-  const argument = readStack(file);
+  const argument = await readStack(file);
   const known = { kind: 'stack', dialect: 'attune' };
   try {
     const model = await openWhole(argument, loader);

@@ -10,7 +10,7 @@ import {
 } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 
-import { type StackArgument, stackWarnings } from '../commands/arguments.ts';
+import { type StackArgument, stackWarnings } from '../stack.ts';
 import { warn } from '../terminal.ts';
 
 export async function openWhole(argument: StackArgument, loader: PluginLoader): Promise<Model> {

@@ -15,6 +15,7 @@ export const contributionKinds = [
   'backbones',
   'nets',
   'suites',
+  'stacks',
 ] as const;
 export type ContributionKind = (typeof contributionKinds)[number];
 

@@ -76,6 +76,12 @@ export interface BackboneKind {
   folder(): string;
 }
 
+/** A bundled stack, by name. */
+export interface StackKind {
+  /** The stack file. */
+  file(): string;
+}
+
 /**
  * A family of nets: what a part of a model folder is, when the `_class_name` of its config.json is
  * this kind's id (`scope/name`).
@@ -125,6 +131,7 @@ export interface PluginContributions {
   readonly backbones?: Readonly<Record<string, BackboneKind>>;
   readonly nets?: Readonly<Record<string, NetKind>>;
   readonly suites?: Readonly<Record<string, SuiteKind>>;
+  readonly stacks?: Readonly<Record<string, StackKind>>;
 }
 
 export interface Plugin {

@@ -1,0 +1,64 @@
+/** Stacks as people name them on a command line. */
+
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+
+import { parseYaml, StackFile } from '@attune/core';
+import { AttuneError, type RuntimeOptions } from '@attune/engine';
+
+import { type CommandSession, openSession } from './session.ts';
+
+/** A stack and the folder its paths are relative to. */
+export interface StackArgument {
+  readonly stack: StackFile;
+  readonly folder: string;
+}
+
+/** A stack file, a bundled stack's id, or a model by folder or bundled id as a stack without adapters. */
+export async function readStack(name: string): Promise<StackArgument> {
+  const path = resolve(name);
+  const found = existsSync(path) ? statSync(path) : undefined;
+  if (/\.ya?ml$/.test(name)) {
+    if (!found?.isFile())
+      throw new AttuneError('MISSING_FILE', `${name} ${found ? 'is no file' : 'does not exist'}.`);
+    return fromFile(path, name);
+  }
+  if (found && !found.isDirectory())
+    throw new AttuneError(
+      'NO_MODEL',
+      `${name} is neither a stack file (.yaml) nor a model folder; attune inspect ${name} says what it is.`,
+    );
+  if (found) return { stack: StackFile.parse({ backbone: path }), folder: process.cwd() };
+  const { loader } = openSession();
+  if (loader.ids('stacks').includes(name))
+    return fromFile((await loader.get('stacks', name)).file(), name);
+  return { stack: StackFile.parse({ backbone: name }), folder: process.cwd() };
+}
+
+const fromFile = (path: string, name: string): StackArgument => ({
+  stack: parseYaml(StackFile, readFileSync(path, 'utf8'), name),
+  folder: dirname(path),
+});
+
+/** A stack with the plugins of the project around it and of its own. */
+export interface StackSession extends StackArgument, CommandSession {}
+
+export async function openStackSession(
+  name: string,
+  runtime: RuntimeOptions = {},
+): Promise<StackSession> {
+  const { stack, folder } = await readStack(name);
+  return { stack, folder, ...openSession(runtime, { cwd: folder, paths: stack.plugins }) };
+}
+
+/** Warnings about a stack that can be given before it is opened. */
+export function stackWarnings({ stack }: StackArgument): string[] {
+  const owners = new Map<string, string>();
+  return stack.adapters.flatMap(({ name, use, from }) => {
+    if (from === undefined) return [];
+    const own = name ?? use;
+    const other = owners.get(from);
+    owners.set(from, own);
+    return other === undefined ? [] : [`the adapters ${other} and ${own} both come from ${from}`];
+  });
+}
