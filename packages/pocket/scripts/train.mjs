@@ -35,6 +35,7 @@ const stages = [
   { name: 'video-1', to: adapter('video', 'video') },
   { name: 'lora-dog', to: adapter('lora.safetensors', 'lora-dog.safetensors') },
   { name: 'lora-line-art', to: adapter('lora.safetensors', 'lora-line-art.safetensors') },
+  { name: 'align-1', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
 ];
 
 /** Writes 1 / deviation of the latents over 512 frames into the autoencoder's config. */
@@ -86,12 +87,13 @@ function intoModels(best) {
   cpSync(best, models, whole);
 }
 
-async function runStage({ name, before, after, to = intoModels }) {
+async function runStage({ name, command = 'train', before, after, to = intoModels }) {
   const run = join(root, 'runs', name);
   const recipe = join(pocket, 'recipes', `${name}.yaml`);
   const resume = existsSync(join(run, 'recipe.yaml')) ? ['--resume'] : [];
   if (resume.length === 0) before?.();
-  const args = [join(root, 'packages/cli/bin/attune.js'), 'train', recipe, '--run', run, ...resume];
+  const bin = join(root, 'packages/cli/bin/attune.js');
+  const args = [bin, command, recipe, '--run', run, ...resume];
   const { status } = spawnSync(process.execPath, args, { stdio: 'inherit' });
   if (status !== 0) process.exit(status ?? 1);
   const stage = join(pocket, 'stages', name);
