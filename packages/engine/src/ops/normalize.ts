@@ -100,23 +100,25 @@ const attendOp = defineOp<{ scale: number }>('attend', {
     return [...lead, p.dim(-2), v.dim(-1)];
   },
   onnx: (emit, [, , v, p]) => emit.node('MatMul', [p, v]),
-  vjp: (dy, [q, k, v, p], y) => {
+  vjp: (dy, [q, k, v, p, bias], y) => {
     // rowsum(P ∘ dP) = rowsum(O ∘ dO): the sum over keys becomes one over channels.
     const rows = sum(mul(y, dy), [-1], { keep: true });
-    const ds = mul(p, mul(sub(matmul(dy, swap(v)), rows), y.attrs.scale));
+    const centred = sub(matmul(dy, swap(v)), rows);
+    const ds = mul(p, mul(centred, y.attrs.scale));
     return [
       sumTo(matmul(ds, k), q.shape),
       sumTo(matmul(swap(ds), q), k.shape),
       sumTo(matmul(swap(p), dy), v.shape),
       null,
+      ...(bias ? [sumTo(mul(p, centred), bias.shape)] : []),
     ];
   },
 });
 
 /**
  * softmax(q kᵀ · scale + bias) v for q [… L, d], k and v [… S, d]; `bias` (a mask of 0 and −∞-like
- * numbers) broadcasts to [… L, S] and carries no gradient. The probabilities enter `attend` as a
- * value of their own, so that a backward pass can read them.
+ * numbers, or learned) broadcasts to [… L, S]. The probabilities enter `attend` as a value of their
+ * own, so that a backward pass can read them.
  */
 export function attention(
   q: Tensor,
@@ -126,7 +128,7 @@ export function attention(
 ): Tensor {
   const scores = mul(matmul(q, swap(k)), scale);
   const p = softmax(bias ? add(scores, bias) : scores);
-  return attendOp([q, k, v, p], { scale });
+  return attendOp(bias ? [q, k, v, p, bias] : [q, k, v, p], { scale });
 }
 
 /** log of softmax along one axis. */

@@ -103,6 +103,17 @@ export const normalizeCases: Rows<typeof ops> = {
       label: 'masked',
     },
     {
+      in: [
+        [2, 3, 4],
+        [2, 5, 4],
+        [2, 5, 4],
+        [3, 5],
+      ],
+      build: (q, k, v, bias) => ops.attention(q, k, v, { bias }),
+      want: (q, k, v, bias) => attention(q, k, v, 0.5, bias),
+      label: 'with a bias of its own',
+    },
+    {
       in: [[2, 4, 3]],
       build: (x) => ops.attention(x, x, x),
       want: (x) => attention(x, x, x, 1 / Math.sqrt(3)),
