@@ -109,6 +109,7 @@ export { type Compiled, ModelRunner } from './sample/runner.ts';
 export { type Adjust, sample, type SampleRequest } from './sample/sample.ts';
 export { type EditModels, editFrames, type EditRequest } from './sample/edit.ts';
 export { continuing, type Window, windows, type WindowSize } from './sample/window.ts';
+export { type Learner, packLearner, type Params, unpackLearner } from './train/learner.ts';
 export { adamw, clipByGlobalNormInPlace, type OptimState } from './train/optim.ts';
 export { emaUpdate } from './train/rates.ts';
 export type { Checkpoint } from './train/checkpoint.ts';

@@ -1,6 +1,6 @@
 /** One teacher's adversarial term: its critic, the pull on generated latents, and the critic's learning. */
 
-import { adamw, clipByGlobalNormInPlace, type OptimState } from '@attune/core';
+import { adamw, clipByGlobalNormInPlace, type Learner } from '@attune/core';
 import {
   AttuneError,
   type F32Array,
@@ -16,11 +16,6 @@ import type { Pool } from './pool.ts';
 import { diffuse } from './sds.ts';
 import { timeRange } from './teacher.ts';
 import type { DataBatch } from './view.ts';
-
-export interface CriticState {
-  readonly params: Readonly<Record<string, Float32Array>>;
-  readonly optimizer: OptimState;
-}
 
 export type CriticFigures = Pick<CriticTurn, 'loss' | 'real' | 'fake' | 'right'>;
 
@@ -69,7 +64,7 @@ export class Adversary {
   }
 
   /** Fresh heads' parameters. */
-  initial(): CriticState {
+  initial(): Learner {
     const params = this.#heads.initial(this.#rng.fork('init'));
     return { params, optimizer: adamw().init(params) };
   }
@@ -78,7 +73,7 @@ export class Adversary {
   async pull(
     ready: ReadyTeacher,
     x0: F32Array,
-    { params }: CriticState,
+    { params }: Learner,
     rng: Rng,
     { weight, beside }: { readonly weight: number; readonly beside: F32Array | undefined },
   ): Promise<F32Array> {
@@ -113,9 +108,9 @@ export class Adversary {
 
   /** One step of the critic. */
   async learn(
-    state: CriticState,
+    state: Learner,
     { real, fake }: Evidence,
-  ): Promise<{ state: CriticState; figures: CriticFigures }> {
+  ): Promise<{ state: Learner; figures: CriticFigures }> {
     const config = this.#config;
     const turn = await this.#heads.learn(state.params, real, fake);
     const grads = { ...turn.grads };

@@ -10,6 +10,7 @@ import {
   makeCall,
   normal,
   type ParamInfo,
+  type Params,
   type Rows,
   Scope,
   Trace,
@@ -48,7 +49,6 @@ import type { z } from 'zod';
 import type { CriticConfig } from './config.ts';
 
 type Config = z.infer<typeof CriticConfig>;
-type Params = Readonly<Record<string, Float32Array>>;
 
 export interface CriticTurn {
   readonly loss: number;

@@ -10,26 +10,25 @@ import {
   clipByGlobalNormInPlace,
   type DataSource,
   emaUpdate,
+  type Learner,
   type Model,
   type OptimState,
+  type Params,
   sideBySide,
 } from '@attune/core';
 import type { Rng, Runtime } from '@attune/engine';
 
-import type { CriticFigures, CriticState } from './adversarial.ts';
+import type { CriticFigures } from './adversarial.ts';
 import type { DistillConfig } from './config.ts';
 import { Lane, type UnitResult } from './lane.ts';
 import { Pool } from './pool.ts';
-import type { Params, Student } from './student.ts';
+import type { Student } from './student.ts';
 
-export interface DistillState {
+export interface DistillState extends Learner {
   /** Optimiser steps done. */
   readonly step: number;
-  readonly params: Params;
-  readonly optimizer: OptimState;
-  readonly ema?: Params;
-  /** Heads and their optimisers, by teacher. */
-  readonly critics: Readonly<Record<string, CriticState>>;
+  /** Heads, by teacher. */
+  readonly critics: Readonly<Record<string, Learner>>;
 }
 
 export interface DistillReport {

@@ -5,9 +5,9 @@ import { join } from 'node:path';
 
 import {
   type Contestant,
-  checkFile,
   type Model,
   ModelRunner,
+  type Params,
   type PluginLoader,
   Sampling,
   type SuiteContext,
@@ -20,8 +20,6 @@ import {
   writeSafetensors,
 } from '@attune/engine';
 import { z } from 'zod';
-
-import type { Params } from './student.ts';
 
 export const KeepBestConfig = z.strictObject({
   /** Steps between candidates. The untrained student and the last step are candidates, too. */
@@ -73,11 +71,11 @@ export class Candidates {
 
   /** The best of `start` (step 0) and all that were kept, by the suite's own order. */
   async choose(
-    { every: _, suite: { use, ...options } }: KeepBestConfig,
+    { suite }: KeepBestConfig,
     start: Params,
     { student, stills, sampling, loader, context }: Stage,
   ): Promise<Choice> {
-    const kind = await loader.get('suites', use);
+    const { kind, options } = await loader.configured('suites', suite, 'keep_best.suite');
     const candidates = [{ step: 0, params: start }, ...this.#kept()];
     const runner = (model: Model, params: Params): ModelRunner =>
       new ModelRunner(
@@ -92,13 +90,12 @@ export class Candidates {
       models: { stack: runner(student, params), stills: runner(stills, params) },
       sampling,
     }));
-    const checked = checkFile(kind.options, options, 'keep_best.suite');
-    const { text, data, order } = await kind.run(contestants, checked, context);
+    const { text, data, order } = await kind.run(contestants, options, context);
     const best = candidates.find(({ step }) => `step ${step}` === order[0]);
     if (!best)
       throw new AttuneError(
         'BAD_SUITE',
-        `The suite ${use} names "${order[0]}" as the best, which is none of ${contestants.map(({ name }) => name).join(', ')}.`,
+        `The suite ${suite.use} names "${order[0]}" as the best, which is none of ${contestants.map(({ name }) => name).join(', ')}.`,
       );
     return { ...best, text, data };
   }

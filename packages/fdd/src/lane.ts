@@ -3,15 +3,22 @@
  * but the parameters and the pools, so several run beside each other.
  */
 
-import { type DataSource, type Dims, ModelRunner, type Model } from '@attune/core';
+import {
+  type DataSource,
+  type Dims,
+  type Learner,
+  type Model,
+  ModelRunner,
+  type Params,
+} from '@attune/core';
 import { AttuneError, type F32Array, type Rng, type Runtime, type Shape } from '@attune/engine';
 
-import { Adversary, type CriticState, type Evidence } from './adversarial.ts';
+import { Adversary, type Evidence } from './adversarial.ts';
 import type { DistillConfig, Phase } from './config.ts';
 import { FirstFrames } from './first-frame.ts';
 import { ModelTeacher } from './model-teacher.ts';
 import type { Pool } from './pool.ts';
-import { type Params, Student } from './student.ts';
+import { Student } from './student.ts';
 import { sdsCotangent } from './teacher.ts';
 import type { DataBatch } from './view.ts';
 
@@ -94,7 +101,7 @@ export class Lane {
     ids: readonly number[],
     phase: Phase,
     params: Params,
-    critics: Readonly<Record<string, CriticState>>,
+    critics: Readonly<Record<string, Learner>>,
   ): Promise<UnitResult> {
     const draw = this.#rng.fork('unit', ids[0]);
     const { length } = this.#data;

@@ -6,7 +6,6 @@ import { join } from 'node:path';
 import {
   type Checkpoint,
   CheckpointPlan,
-  checkFile,
   drive,
   exportTrained,
   materialize,
@@ -14,19 +13,21 @@ import {
   nominalDims,
   openStack,
   type Outcome,
+  packLearner,
+  type Params,
   type PluginLoader,
   type RunRequest,
   Sampling,
   type StackFile,
+  unpackLearner,
 } from '@attune/core';
-import { type NDArray, Rng, type Runtime } from '@attune/engine';
+import { Rng, type Runtime } from '@attune/engine';
 import { stringify } from 'yaml';
 import { z } from 'zod';
 
 import { DistillConfig } from './config.ts';
 import { distill, type DistillReport, type DistillState } from './distill.ts';
 import { Candidates, type Choice, KeepBestConfig } from './keep-best.ts';
-import type { Params } from './student.ts';
 
 export const DistillRecipe = z.strictObject({
   distill: DistillConfig,
@@ -61,9 +62,8 @@ export async function runDistillation(
   const teachers: Record<string, Model> = {};
   for (const [id, teacher] of Object.entries(config.teachers))
     teachers[id] = await open(teacher.stack);
-  const { use, ...options } = recipe.data;
-  const kind = await loader.get('data', use);
-  const data = await kind.create(checkFile(kind.options, options, 'data'), student);
+  const source = await loader.configured('data', recipe.data, 'data');
+  const data = await source.kind.create(source.options, student);
   const rng = Rng.of(config.seed);
   const { keep_best: keepBest } = recipe;
   const { weights } = student;
@@ -114,34 +114,15 @@ export async function runDistillation(
   });
 }
 
-type Named = Readonly<Record<string, Float32Array>>;
-
-const arrays = (named: Named): Record<string, NDArray> =>
-  Object.fromEntries(
-    Object.entries(named).map(([name, values]) => [
-      name,
-      { dtype: 'f32' as const, shape: [values.length], data: values },
-    ]),
-  );
+const critic = (id: string): string => `critic-${id}-`;
 
 /** A state as a checkpoint: one file per set of arrays, counters in the JSON. */
 function pack(state: DistillState): Checkpoint {
   const critics = Object.entries(state.critics);
+  const files = critics.map(([id, one]) => packLearner(one, { prefix: critic(id) }));
   return {
     step: state.step,
-    arrays: {
-      params: arrays(state.params),
-      mean: arrays(state.optimizer.mean),
-      square: arrays(state.optimizer.square),
-      ...(state.ema ? { ema: arrays(state.ema) } : {}),
-      ...Object.fromEntries(
-        critics.flatMap(([id, { params, optimizer }]) => [
-          [`critic-${id}`, arrays(params)],
-          [`critic-${id}-mean`, arrays(optimizer.mean)],
-          [`critic-${id}-square`, arrays(optimizer.square)],
-        ]),
-      ),
-    },
+    arrays: Object.assign({}, packLearner(state), ...files) as Checkpoint['arrays'],
     state: {
       updates: state.optimizer.step,
       critics: Object.fromEntries(critics.map(([id, { optimizer }]) => [id, optimizer.step])),
@@ -149,29 +130,13 @@ function pack(state: DistillState): Checkpoint {
   };
 }
 
-function unpack({ step, arrays: files, state }: Checkpoint): DistillState {
+function unpack({ step, arrays, state }: Checkpoint): DistillState {
   const { updates, critics } = state as { updates: number; critics: Record<string, number> };
-  const named = (file: string): Record<string, Float32Array> =>
-    Object.fromEntries(
-      Object.entries(files[file]).map(([name, { data }]) => [name, data as Float32Array]),
-    );
   return {
     step,
-    params: named('params'),
-    optimizer: { step: updates, mean: named('mean'), square: named('square') },
-    ...(files.ema ? { ema: named('ema') } : {}),
+    ...unpackLearner(arrays, updates),
     critics: Object.fromEntries(
-      Object.entries(critics).map(([id, count]) => [
-        id,
-        {
-          params: named(`critic-${id}`),
-          optimizer: {
-            step: count,
-            mean: named(`critic-${id}-mean`),
-            square: named(`critic-${id}-square`),
-          },
-        },
-      ]),
+      Object.entries(critics).map(([id, count]) => [id, unpackLearner(arrays, count, critic(id))]),
     ),
   };
 }

@@ -7,6 +7,7 @@ import {
   kBin,
   type ModelRunner,
   type NoiseSchedule,
+  type Params,
   standingFeeds,
   trainableInputs,
 } from '@attune/core';
@@ -24,8 +25,6 @@ import {
 import type { DistillConfig } from './config.ts';
 import { roll, type Rolled, type RolloutStep, type SweptBack, sweepBack } from './rollout.ts';
 import { type DataBatch, look, type View } from './view.ts';
-
-export type Params = Readonly<Record<string, Float32Array>>;
 
 /** Times of a generation, decreasing. */
 export function drawTimes(

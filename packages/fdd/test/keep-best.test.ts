@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import {
   type Contestant,
   type Model,
-  type PluginLoader,
+  PluginLoader,
   Sampling,
   type SuiteKind,
   suiteKind,
@@ -33,7 +33,8 @@ const nearest = suiteKind({
   },
 });
 
-const loaderOf = (kind: SuiteKind) => ({ get: async () => kind }) as unknown as PluginLoader;
+const loaderOf = (kind: SuiteKind): PluginLoader =>
+  Object.assign(new PluginLoader([]), { get: async () => kind });
 
 const params = (value: number) => ({ 'align.w': new Float32Array([value, 0]) });
 

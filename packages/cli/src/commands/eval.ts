@@ -3,14 +3,7 @@
 import { writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 
-import {
-  checkFile,
-  type Contestant,
-  ModelRunner,
-  openStack,
-  parseYaml,
-  Sampling,
-} from '@attune/core';
+import { type Contestant, ModelRunner, openStack, parseYaml, Sampling } from '@attune/core';
 import { AttuneError, type Device } from '@attune/engine';
 import { Command, Option } from 'commander';
 import { z } from 'zod';
@@ -57,8 +50,8 @@ function named(text: string): { name: string; file: string } {
 
 async function evalAction(suite: string, options: Options): Promise<void> {
   const { loader, runtime } = openSession(runtimeOf(options));
-  const kind = await loader.get('suites', suite);
-  const settings = checkFile(kind.options, settingsOf(options.set), '--set');
+  const given = { ...settingsOf(options.set), use: suite };
+  const { kind, options: settings } = await loader.configured('suites', given, '--set');
   const contestants: Contestant[] = [];
   for (const { name, file } of options.stack.map(named)) {
     if (contestants.some((other) => other.name === name))

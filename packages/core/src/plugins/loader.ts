@@ -6,6 +6,7 @@ import { pathToFileURL } from 'node:url';
 
 import { AttuneError, nearest } from '@attune/engine';
 
+import { checkFile } from '../stack/schema.ts';
 import { apiVersion, type ContributionKind, type FoundPlugin, readManifest } from './manifest.ts';
 import type { Plugin, PluginContributions } from './plugin.ts';
 
@@ -76,6 +77,16 @@ export class PluginLoader {
         { plugin: owner.package, kind, name },
       );
     return value as Contribution<K>;
+  }
+
+  /** A contribution that a recipe names with `use`, and the keys beside it, checked; `where` they stand. */
+  async configured<K extends 'data' | 'objectives' | 'suites'>(
+    kind: K,
+    { use, ...given }: { readonly use: string },
+    where: string,
+  ): Promise<{ readonly kind: Contribution<K>; readonly options: unknown }> {
+    const found = await this.get(kind, use);
+    return { kind: found, options: checkFile(found.options, given, where) };
   }
 
   #import(owner: FoundPlugin): Promise<Plugin> {

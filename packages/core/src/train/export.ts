@@ -8,7 +8,7 @@ import { type NDArray, toF32, toHalf, writeSafetensors } from '@attune/engine';
 import { inventory, trainability } from '../adapters/compose.ts';
 import type { Model } from '../models/model.ts';
 import { nominalDims } from '../models/net.ts';
-import type { Params } from './step.ts';
+import type { Params } from './learner.ts';
 
 /** File names that diffusers and transformers look for. */
 const fileOf = (part: string): string =>

@@ -6,10 +6,11 @@ import { z } from 'zod';
 import type { Model } from '../models/model.ts';
 import type { DataSource } from './data.ts';
 import { sideBySide } from './lanes.ts';
+import type { Learner, Params } from './learner.ts';
 import type { Objective } from './objective.ts';
-import { adamw, clipByGlobalNormInPlace, type OptimState } from './optim.ts';
+import { adamw, clipByGlobalNormInPlace } from './optim.ts';
 import { emaUpdate, learningRate } from './rates.ts';
-import { type Gradients, type Params, TrainStep } from './step.ts';
+import { type Gradients, TrainStep } from './step.ts';
 
 export const TrainConfig = z.strictObject({
   steps: z.int().positive(),
@@ -32,13 +33,9 @@ export const TrainConfig = z.strictObject({
 export type TrainConfig = z.infer<typeof TrainConfig>;
 
 /** Everything that changes during a run; passing it back resumes exactly. */
-export interface TrainState {
+export interface TrainState extends Learner {
   /** Optimiser steps done. */
   readonly step: number;
-  readonly params: Params;
-  readonly optimizer: OptimState;
-  /** Averaged parameters, where asked for. */
-  readonly ema?: Params;
 }
 
 export interface StepReport {

@@ -15,10 +15,8 @@ import {
 import { standingFeeds, trainability, traceModel } from '../adapters/compose.ts';
 import type { Model } from '../models/model.ts';
 import type { Dims } from '../models/net.ts';
+import type { Params } from './learner.ts';
 import type { Objective } from './objective.ts';
-
-/** Trainable parameters by name. */
-export type Params = Readonly<Record<string, Float32Array>>;
 
 export interface Gradients {
   readonly loss: number;
