@@ -14,5 +14,7 @@ export const VideoConfig = z.object({
   motion_transformer_layers_per_mid_block: z.union([z.int(), z.array(z.int())]).default(1),
   /** Ours: condition on the latent of the clip's first frame. */
   first_frame: z.boolean().default(false),
+  /** Ours: attention to the whole first frame and to the text, beside the frozen ones. */
+  decoupled_attention: z.boolean().default(false),
 });
 export type VideoConfig = z.infer<typeof VideoConfig>;

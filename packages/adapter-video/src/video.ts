@@ -14,6 +14,7 @@ import {
 import { AttuneError, concat, type Tensor, values, type Weights } from '@attune/engine';
 
 import type { VideoConfig } from './config.ts';
+import { decoupledTaps } from './decoupled.ts';
 import { temporalTransformer } from './temporal.ts';
 
 export interface VideoOptions {
@@ -72,6 +73,7 @@ export function video({
           at: 'unet.conv_in',
           delta: (value, site) => widened(site.root.at('conv_in'), value, ports.first_frame, site),
         });
+      if (config.decoupled_attention) taps.push(...decoupledTaps);
       return taps;
     },
   };

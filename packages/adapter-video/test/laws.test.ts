@@ -17,3 +17,10 @@ describeAdapter(
   (given) => video({ config: { ...plain, first_frame: true }, ...given }),
   { describe, test },
 );
+
+describeAdapter(
+  'video with attention of its own',
+  (given) =>
+    video({ config: { ...plain, first_frame: true, decoupled_attention: true }, ...given }),
+  { describe, test },
+);

@@ -33,6 +33,7 @@ const stages = [
   { name: 'backbone-3' },
   { name: 'edit-1', to: adapter('edit', 'edit') },
   { name: 'video-1', to: adapter('video', 'video') },
+  { name: 'video-2', to: adapter('video', 'video') },
   { name: 'lora-dog', to: adapter('lora.safetensors', 'lora-dog.safetensors') },
   { name: 'lora-line-art', to: adapter('lora.safetensors', 'lora-line-art.safetensors') },
   { name: 'align-1', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },

@@ -238,18 +238,24 @@ export function inventory(model: Model, dims: Dims): Inventory {
 
 /**
  * Gives every parameter a value: those the weights lack are initialised, each from a stream of its
- * own name. An adapter that came with weights must bring all of its parameters and no others.
+ * own name. An adapter that came with weights must bring all of its parameters and no others. What
+ * `anew` matches is initialised, whatever the weights have.
  */
 export function materialize(
   model: Model,
-  { dims, seed = 0 }: { dims: Dims; seed?: number },
+  {
+    dims,
+    seed = 0,
+    anew = () => false,
+  }: { dims: Dims; seed?: number; anew?: (name: string) => boolean },
 ): Model {
   const { params } = inventory(model, dims);
   const adapters = new Map(model.adapters.map((adapter) => [adapter.name, adapter]));
   const rng = Rng.of(seed);
   const fresh: Record<string, NDArray> = {};
   for (const { name, shape, init } of params.values()) {
-    if (model.weights.has(name)) {
+    const kept = !anew(name);
+    if (kept && model.weights.has(name)) {
       const entry = model.weights.entry(name);
       if (!sameShape(entry.shape, shape))
         throw new AttuneError(
@@ -261,7 +267,7 @@ export function materialize(
     }
     const dot = name.indexOf('.');
     const adapter = adapters.get(name.slice(0, dot));
-    if (adapter?.weights)
+    if (kept && adapter?.weights)
       throw new AttuneError('MISSING_WEIGHT', `The weights of an adapter lack ${name}.`, { name });
     const own = name.slice(dot + 1);
     const start = adapter?.initial?.has(own) ? adapter.initial.entry(own) : undefined;

@@ -12,7 +12,7 @@ const Use = z.looseObject({ use: z.string() });
 export const TrainRecipe = z.strictObject({
   /** What trains is marked in the stack: `train` of the backbone or of an adapter. */
   stack: StackFile,
-  /** Parameters that start anew although the stack has weights for them (patterns over names). */
+  /** Parameters that start anew, whether the stack's weights have them or lack them (patterns over names). */
   fresh: z.array(z.string()).default([]),
   objective: Use,
   data: Use,

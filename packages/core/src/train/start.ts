@@ -29,12 +29,13 @@ export async function runTraining(
   { loader, runtime, folder, ...request }: RunOptions,
 ): Promise<Outcome<TrainState>> {
   const opened = await openStack(recipe.stack, folder, loader, { fresh: true });
-  const anew = recipe.fresh.map(pattern);
-  const kept = opened.weights.renamed((name) =>
-    anew.some((one) => one.test(name)) ? undefined : name,
-  );
+  const fresh = recipe.fresh.map(pattern);
   const { train: config } = recipe;
-  const model = materialize({ ...opened, weights: kept }, { dims: nominalDims, seed: config.seed });
+  const model = materialize(opened, {
+    dims: nominalDims,
+    seed: config.seed,
+    anew: (name) => fresh.some((one) => one.test(name)),
+  });
   const aim = await loader.configured('objectives', recipe.objective, 'objective');
   const objective = aim.kind.create(aim.options, model);
   const source = await loader.configured('data', recipe.data, 'data');
