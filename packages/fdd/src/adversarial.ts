@@ -112,10 +112,10 @@ export class Adversary {
     { real, fake }: Evidence,
   ): Promise<{ state: Learner; figures: CriticFigures }> {
     const config = this.#config;
-    const turn = await this.#heads.learn(state.params, real, fake);
-    const grads = { ...turn.grads };
+    const { grads: found, ...figures } = await this.#heads.learn(state.params, real, fake);
+    const grads = { ...found };
     const size = clipByGlobalNormInPlace(grads, { max: 10 });
-    if (!Number.isFinite(size)) return { state, figures: turn };
+    if (!Number.isFinite(size)) return { state, figures };
     const optimizer = adamw({ betas: config.betas, weightDecay: 0 });
     const full = Object.fromEntries(
       Object.entries(state.params).map(([name, p]) => [
@@ -124,7 +124,7 @@ export class Adversary {
       ]),
     );
     const [params, moments] = optimizer.update(full, state.optimizer, state.params, config.lr);
-    return { state: { params, optimizer: moments }, figures: turn };
+    return { state: { params, optimizer: moments }, figures };
   }
 
   async release(): Promise<void> {

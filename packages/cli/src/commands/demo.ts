@@ -43,7 +43,7 @@ interface Options {
 export const demoCommand = (): Command =>
   new Command('demo')
     .description('edit a bundled clip with the plain and with the aligned stack')
-    .option('--clip <n|file>', 'number of a bundled clip, or a clip of your own', '0')
+    .option('--clip <n|file>', 'number of a bundled clip, or a clip of your own', '2')
     .option('--instruction <text>', 'another edit than the bundled one')
     .option('--caption <text>', 'what the result shows; the bundled edit brings its own')
     .option('--seed <n>', 'seed of the noise', count, 0)
