@@ -44,12 +44,14 @@ export interface DistillRunOptions extends RunRequest<DistillReport> {
   readonly runtime: Runtime;
   /** Paths in the recipe are relative to this folder. */
   readonly folder: string;
+  /** While the candidates of `keep_best` are judged, at the end. */
+  readonly onJudged?: (done: number, of: number) => void;
 }
 
 /** Runs a recipe to its end or until the signal. */
 export async function runDistillation(
   recipe: DistillRecipe,
-  { loader, runtime, folder, ...request }: DistillRunOptions,
+  { loader, runtime, folder, onJudged, ...request }: DistillRunOptions,
 ): Promise<Outcome<DistillState>> {
   const config = recipe.distill;
   const open = async (stack: StackFile, how?: { readonly stills?: boolean }): Promise<Model> =>
@@ -79,7 +81,11 @@ export async function runDistillation(
       stills: await open(own, { stills: true }),
       sampling: Sampling.parse(own.sampling ?? {}),
       loader,
-      context: { runtime, open: (stack, how) => openStack(stack, folder, loader, how) },
+      context: {
+        runtime,
+        open: (stack, how) => openStack(stack, folder, loader, how),
+        ...(onJudged ? { onProgress: onJudged } : {}),
+      },
     });
   };
   return drive<DistillState, DistillReport>({

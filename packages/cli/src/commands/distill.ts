@@ -54,6 +54,7 @@ async function distillAction(file: string, options: Options): Promise<void> {
         run: options.run ?? join('runs', basename(path).replace(/\.ya?ml$/, '')),
         resume: options.resume ?? false,
         signal,
+        onJudged: (done, of) => progress(`judging candidates ${done}/${of}`),
         onStep: ({ step: now, pulls, gradNorm, deviation }) => {
           const sizes = Object.entries(pulls)
             .map(
