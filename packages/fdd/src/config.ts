@@ -30,8 +30,12 @@ export const CriticConfig = z.strictObject({
   range: z.tuple([z.number(), z.number()]).default([0, 0.7]),
   lr: z.number().positive().default(2e-4),
   betas: z.tuple([z.number(), z.number()]).default([0, 0.99]),
-  /** hinge, or the saturating-free softplus form. */
-  loss: z.enum(['hinge', 'softplus']).default('hinge'),
+  /**
+   * hinge as in the paper; softplus, the logistic form; relativistic, the logistic form of
+   * D(real) − D(generated) in pairs of one prompt and one noise (Jolicoeur-Martineau 2018), which what
+   * both have in common cannot move: for small batches.
+   */
+  loss: z.enum(['hinge', 'softplus', 'relativistic']).default('hinge'),
   /** Of the generator's term: −D, or the form the paper prints, which vanishes where D < −1. */
   generator: z.enum(['linear', 'printed']).default('linear'),
   /** Scales the adversarial cotangent to this share of the SDS one's RMS; 0 leaves it. */

@@ -52,7 +52,7 @@ type Config = z.infer<typeof CriticConfig>;
 
 export interface CriticTurn {
   readonly loss: number;
-  /** Means of the logits, and the share of logits with the right sign. */
+  /** Means of the logits, and the share of answers with the right sign. */
   readonly real: number;
   readonly fake: number;
   readonly right: number;
@@ -82,7 +82,7 @@ export class Critic {
       );
     const real = logitsOf('real');
     const fake = logitsOf('fake');
-    const loss = add(lossOf(real.map(neg), config), lossOf(fake, config));
+    const loss = lossOf(real, fake, config);
     this.#infos = [...trace.params.values()];
     const leaves = this.#infos.map((info) => trace.params.get(info.name)!.tensor);
     const one = constant(f32([1], []));
@@ -92,10 +92,7 @@ export class Critic {
       if (g) learned[`grad.${this.#infos[i].name}`] = g;
     });
     Object.assign(learned, { real: average(real), fake: average(fake) });
-    learned.right = mul(
-      add(average(real.map(positive)), average(fake.map((x) => sub(1, positive(x))))),
-      0.5,
-    );
+    learned.right = rightOf(real, fake, config);
     const weights = Weights.fromArrays({});
     this.#learn = new Program({ outputs: learned, marks: [] }, { runtime, weights });
 
@@ -199,12 +196,27 @@ function overFrames(scope: Scope, x: Tensor, { B, F }: Rows): Tensor {
   return reshape(transpose(reshape(out, [B, h * w, F, c]), [0, 2, 3, 1]), x.shape);
 }
 
-/** Mean over all logits of all heads of max(0, 1 + x), or of softplus(x): x is to be negative. */
-const lossOf = (logits: readonly Tensor[], { loss }: Config): Tensor =>
-  average(logits.map((x) => (loss === 'hinge' ? relu(add(x, 1)) : softplus(x))));
+type Logits = readonly Tensor[];
+
+/** Each of a minus its partner in b. */
+const minus = (a: Logits, b: Logits): Tensor[] => a.map((x, i) => sub(x, b[i]));
+
+/** Mean over all logits of all heads: real is to be positive and fake negative, or real above fake. */
+function lossOf(real: Logits, fake: Logits, { loss }: Config): Tensor {
+  if (loss === 'relativistic') return average(minus(fake, real).map((x) => softplus(x)));
+  const wrong = (x: Tensor) => (loss === 'hinge' ? relu(add(x, 1)) : softplus(x));
+  return add(average(real.map((x) => wrong(neg(x)))), average(fake.map((x) => wrong(x))));
+}
+
+/** The share of answers with the right sign. */
+function rightOf(real: Logits, fake: Logits, { loss }: Config): Tensor {
+  if (loss === 'relativistic') return average(minus(real, fake).map(positive));
+  const low = fake.map((x) => sub(1, positive(x)));
+  return mul(add(average(real.map(positive)), average(low)), 0.5);
+}
 
 /** Every logit weighs the same, whatever its head. */
-function average(values: readonly Tensor[]): Tensor {
+function average(values: Logits): Tensor {
   const total = values.reduce((sum, x) => sum + x.size, 0);
   return values.map((x) => mul(mean(x), x.size / total)).reduce((a, b) => add(a, b));
 }
