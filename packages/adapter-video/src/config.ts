@@ -14,7 +14,9 @@ export const VideoConfig = z.object({
   motion_transformer_layers_per_mid_block: z.union([z.int(), z.array(z.int())]).default(1),
   /** Ours: condition on the latent of the clip's first frame. */
   first_frame: z.boolean().default(false),
-  /** Ours: attention to the whole first frame and to the text, beside the frozen ones. */
-  decoupled_attention: z.boolean().default(false),
+  /** Ours: every frame also attends to the whole first frame, wherever its content has moved to. */
+  first_frame_attention: z.boolean().default(false),
+  /** Width of the text that the second attention of each block reads; by default it reads the frames. */
+  cross_attention_dim: z.int().positive().optional(),
 });
 export type VideoConfig = z.infer<typeof VideoConfig>;

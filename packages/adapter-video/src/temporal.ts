@@ -31,6 +31,8 @@ export interface TemporalOptions {
   readonly rows: Rows;
   /** Positions are a parameter (`pos_embed.pe`) of each block, as some files store them. */
   readonly storedPositions: boolean;
+  /** [B or 1, L, D]: the second attention of each block reads this text instead of the other frames. */
+  readonly text?: Tensor;
 }
 
 /**
@@ -40,7 +42,7 @@ export interface TemporalOptions {
 export function temporalTransformer(
   scope: Scope,
   x: Tensor,
-  { heads, layers, groups, maxFrames, rows: { B, F }, storedPositions }: TemporalOptions,
+  { heads, layers, groups, maxFrames, rows: { B, F }, storedPositions, text }: TemporalOptions,
 ): Tensor {
   const [, c, h, w] = x.shape;
   if (F > maxFrames)
@@ -68,7 +70,8 @@ export function temporalTransformer(
       : values(sinusoids(F, inner), [1, F, inner]);
     for (const n of [1, 2]) {
       const seen = add(layerNorm(block.at(`norm${n}`), t), positions);
-      t = add(t, attention(block.at(`attn${n}`), seen, { heads }));
+      const context = n === 2 ? text : undefined;
+      t = add(t, attention(block.at(`attn${n}`), seen, { heads, ...(context ? { context } : {}) }));
     }
     t = add(t, feedForward(block.at('ff'), layerNorm(block.at('norm3'), t)));
   }

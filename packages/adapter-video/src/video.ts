@@ -1,20 +1,10 @@
 /** The video adapter: temporal layers after every resnet (+ attention) of a frozen image UNet. */
 
-import {
-  type Adapter,
-  conv,
-  lift,
-  type Port,
-  type Scope,
-  type Site,
-  type Strength,
-  type Tap,
-  zeros,
-} from '@attune/core';
-import { AttuneError, concat, type Tensor, values, type Weights } from '@attune/engine';
+import type { Adapter, PortValues, Ports, Site, Strength, Tap } from '@attune/core';
+import type { Tensor, Weights } from '@attune/engine';
 
 import type { VideoConfig } from './config.ts';
-import { decoupledTaps } from './decoupled.ts';
+import { firstFrameAttention, firstFramePort, widenedInput } from './first-frame.ts';
 import { temporalTransformer } from './temporal.ts';
 
 export interface VideoOptions {
@@ -27,10 +17,10 @@ export interface VideoOptions {
   readonly train?: true | readonly string[];
 }
 
-const each = (value: number | readonly number[], level: number): number =>
-  typeof value === 'number' ? value : value[level];
-
-/** Motion modules on `hidden` sites; with `first_frame`, a widened input as a delta on `conv_in`. */
+/**
+ * Motion modules on `hidden` sites. Ports, where the config asks for them: `first_frame` [B, C, H, W];
+ * `encoder_hidden_states` [B, L, D], what moves how, by default the backbone's text.
+ */
 export function video({
   name = 'video',
   config,
@@ -39,16 +29,12 @@ export function video({
   strength,
   train,
 }: VideoOptions): Adapter {
-  const firstFrame: Port = {
-    per: 'clip',
-    shape: ({ C = channels, H, W }) => [C, H, W],
-  };
   const storedPositions = [...(weights?.names() ?? [])].some((key) =>
     key.endsWith('.pos_embed.pe'),
   );
   return {
     name,
-    ports: config.first_frame ? { first_frame: firstFrame } : {},
+    ports: portsOf(config, channels),
     mixesFrames: true,
     maxFrames: config.motion_max_seq_length,
     config: { _class_name: 'MotionAdapter', ...config },
@@ -56,26 +42,31 @@ export function video({
     ...(strength === undefined ? {} : { strength }),
     ...(train ? { train } : {}),
     attach: (_, ports): Tap[] => {
-      const motionAt = (value: Tensor, site: Site) => motion(value, site, config, storedPositions);
-      const taps: Tap[] = [
-        {
-          at: 'hidden:unet.*_blocks.*.hidden.*',
-          delta: motionAt,
-        },
+      const delta = (value: Tensor, site: Site) =>
+        motion(value, site, ports, config, storedPositions);
+      return [
+        { at: 'hidden:unet.*_blocks.*.hidden.*', delta },
+        ...(config.use_motion_mid_block ? [{ at: 'hidden:unet.mid_block.hidden.*', delta }] : []),
+        ...(config.first_frame ? [widenedInput(ports.first_frame)] : []),
+        ...(config.first_frame_attention ? [firstFrameAttention] : []),
       ];
-      if (config.use_motion_mid_block)
-        taps.push({
-          at: 'hidden:unet.mid_block.hidden.*',
-          delta: motionAt,
-        });
-      if (config.first_frame)
-        taps.push({
-          at: 'unet.conv_in',
-          delta: (value, site) => widened(site.root.at('conv_in'), value, ports.first_frame, site),
-        });
-      if (config.decoupled_attention) taps.push(...decoupledTaps);
-      return taps;
     },
+  };
+}
+
+function portsOf(config: VideoConfig, channels: number): Ports {
+  const width = config.cross_attention_dim;
+  return {
+    ...(config.first_frame ? { first_frame: firstFramePort(channels) } : {}),
+    ...(width
+      ? {
+          encoder_hidden_states: {
+            per: 'clip',
+            shape: ({ L }) => [L, width],
+            defaultTo: 'encoder_hidden_states',
+          } as const,
+        }
+      : {}),
   };
 }
 
@@ -83,6 +74,7 @@ export function video({
 function motion(
   value: Tensor,
   { address, root, call }: Site,
+  ports: PortValues,
   config: VideoConfig,
   storedPositions: boolean,
 ): Tensor {
@@ -104,24 +96,9 @@ function motion(
     maxFrames: config.motion_max_seq_length,
     rows: call,
     storedPositions,
+    ...(config.cross_attention_dim ? { text: ports.encoder_hidden_states } : {}),
   });
 }
 
-/**
- * The first frame's latent beside every frame (as Stable Video Diffusion conditions) and a mask that
- * is 1 on frame 0 (as Emu Video's): the extra columns of an input convolution.
- */
-function widened(scope: Scope, value: Tensor, first: Tensor, { call }: Site): Tensor {
-  const { B, F } = call;
-  const [rows, , h, w] = first.shape;
-  if (rows !== 1 && rows !== B)
-    throw new AttuneError(
-      'PORT_ROWS',
-      `${scope.path}: the first frame has ${rows} rows for ${B} clips; give 1 or ${B}.`,
-      { rows, B },
-    );
-  const mask = new Float32Array(B * F * h * w);
-  for (let b = 0; b < B; b++) mask.fill(1, b * F * h * w, (b * F + 1) * h * w);
-  const extra = concat([lift(first, B * F, call), values(mask, [B * F, 1, h, w])], 1);
-  return conv(scope, extra, value.dim(1), { bias: false, init: zeros });
-}
+const each = (value: number | readonly number[], level: number): number =>
+  typeof value === 'number' ? value : value[level];

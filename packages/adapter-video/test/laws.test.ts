@@ -19,8 +19,11 @@ describeAdapter(
 );
 
 describeAdapter(
-  'video with attention of its own',
+  'video with attention to the first frame and to the text',
   (given) =>
-    video({ config: { ...plain, first_frame: true, decoupled_attention: true }, ...given }),
+    video({
+      config: { ...plain, first_frame: true, first_frame_attention: true, cross_attention_dim: 12 },
+      ...given,
+    }),
   { describe, test },
 );

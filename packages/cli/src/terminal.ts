@@ -38,3 +38,11 @@ export function pace(total: number): (step: number) => string {
     return `${each.toFixed(2)} s/step  ${Math.round(each * (total - step))} s left`;
   };
 }
+
+/** A reader that stops early (`attune … | head`) ends neither the command nor in a stack trace. */
+export function outliveReaders(): void {
+  for (const stream of [process.stdout, process.stderr])
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') throw error;
+    });
+}

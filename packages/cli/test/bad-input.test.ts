@@ -102,6 +102,16 @@ function changed(
 const generate = (file: string, out = 'out.png', ...more: readonly string[]): Run =>
   attune('generate', 'a cat', '--stack', file, '-o', at(out), '--steps', '1', ...more);
 
+test('a reader that leaves early', () => {
+  const { status, stderr } = spawnSync(
+    'bash',
+    ['-c', `set -o pipefail; "${process.execPath}" "${bin}" tokenize --help | true`],
+    { encoding: 'utf8', timeout: 60_000 },
+  );
+  expect(stderr).toBe('');
+  expect(status).toBe(0);
+});
+
 describe('stacks', () => {
   test.each<[string, () => string, RegExp]>([
     ['a missing file', () => stack('s.yaml', ['{ use: edit, from: nowhere }']), /nowhere/],

@@ -30,12 +30,15 @@ export const DenoiseOptions = z.strictObject({
   texts: z.record(z.string(), z.string()).default({ encoder_hidden_states: 'input_ids' }),
   /** Ports that get the clean latents of each clip's first frame. */
   first_frame: z.array(z.string()).default([]),
+  /** Moves the times towards the noise, where layout and motion are decided; 1 leaves them uniform. */
+  shift: z.number().positive().default(1),
 });
 export type DenoiseOptions = z.infer<typeof DenoiseOptions>;
 
 /**
  * Inputs: `pixels` [B·F, 3, H, W] or `latents`, token ids [B, L] as `texts` says or
- * `encoder_hidden_states`, and the other ports of the stack. Times are drawn uniformly, one per clip; the loss is the mean squared error.
+ * `encoder_hidden_states`, and the other ports of the stack. Times are drawn uniformly, one per clip, and
+ * shifted, t′ = s t / (1 + (s − 1) t) with t in [0, 1) (Esser et al. 2024, eq. 23); the loss is the mean squared error.
  */
 export function denoise(options: DenoiseOptions, model: Model): Objective {
   const { schedule, latents: space } = model;
@@ -68,7 +71,9 @@ export function denoise(options: DenoiseOptions, model: Model): Objective {
       return { loss };
     },
     draw: (ids, rng, shapeOf) => {
-      const times = ids.map((id) => rng.fork('time', id).int(schedule.length));
+      const times = ids.map((id) =>
+        shifted(rng.fork('time', id).int(schedule.length), schedule.length, options.shift),
+      );
       const column = (values: number[]) => f32(values, [ids.length, 1, 1, 1]);
       return {
         timestep: f32(times, [ids.length]),
@@ -79,6 +84,10 @@ export function denoise(options: DenoiseOptions, model: Model): Objective {
     },
   };
 }
+
+/** A time of `length`, moved towards the last one. */
+const shifted = (time: number, length: number, s: number): number =>
+  s === 1 ? time : Math.floor((length * s * time) / (length + (s - 1) * time));
 
 /** The autoencoder's latents as the diffusion model knows them. */
 const scaledLatents = (latents: Tensor, { scale, shift }: Latents): Tensor =>
