@@ -8,7 +8,6 @@ import { lora, readLora } from '@attune/adapter-lora';
 import {
   compose,
   exportTrained,
-  inventory,
   loadModel,
   materialize,
   type Model,
@@ -18,14 +17,9 @@ import {
 import { openSafetensors } from '@attune/engine';
 import { expect, test } from 'vitest';
 
-const fixtures = 'test/parity/fixtures';
+import { layersOf, loraFrom } from './parity/stack.ts';
 
-const layersOf = (model: Model): Set<string> =>
-  new Set(
-    [...inventory(model, nominalDims).sites].flatMap((site) =>
-      site.startsWith('layer:') ? [site.slice(6)] : [],
-    ),
-  );
+const fixtures = 'test/parity/fixtures';
 
 /** Saves a model's adapter with its parameters doubled, and returns the file. */
 function save(model: Model, name: string): string {
@@ -46,9 +40,7 @@ test.each(['look.safetensors', 'look.kohya.safetensors'])('%s', async (file) => 
   const base = await loadModel(`${fixtures}/unet/pocket`);
   const path = `${fixtures}/compose/pocket/${file}`;
   const first = readLora(readAdapterFile(path), layersOf(base));
-  const model = materialize(compose(base, lora({ name: 'look', train: true, ...first })), {
-    dims: nominalDims,
-  });
+  const model = materialize(compose(base, loraFrom(path, 'look', base)), { dims: nominalDims });
   const saved = save(model, 'look');
   const [before, after] = [openSafetensors(path), openSafetensors(saved)];
   expect([...after.tensors.keys()].toSorted()).toEqual([...before.tensors.keys()].toSorted());

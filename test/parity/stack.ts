@@ -50,12 +50,17 @@ function openAdapter(folder: string, name: string, strength: number, model: Mode
 
 /** A LoRA file as a trainable adapter. */
 export function loraFrom(path: string, name: string, model: Model, strength = 1): Adapter {
-  const addresses = [...inventory(model, nominalDims).sites].flatMap((site) =>
-    site.startsWith('layer:') ? [site.slice(6)] : [],
-  );
-  const { weights, modules, fileKey } = readLora(readAdapterFile(path), new Set(addresses));
-  return lora({ name, weights, modules, fileKey, train: true, strength });
+  const read = readLora(readAdapterFile(path), layersOf(model));
+  return lora({ name, ...read, train: true, strength });
 }
+
+/** The addresses of a model's layers. */
+export const layersOf = (model: Model): Set<string> =>
+  new Set(
+    [...inventory(model, nominalDims).sites].flatMap((site) =>
+      site.startsWith('layer:') ? [site.slice(6)] : [],
+    ),
+  );
 
 /** A clip [B, C, F, H, W] as rows [B·F, C, H, W]; i64 times as f32; anything else as it is. */
 function asRows(array: NDArray): NDArray {

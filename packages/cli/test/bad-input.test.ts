@@ -336,6 +336,11 @@ describe('recipes', () => {
     ['no step at all', { rollout: '{ steps: 0 }' }, /rollout\.steps/],
     ['more steps than times', { rollout: '{ steps: 5000 }' }, /5000.*1000 times/],
     ['no teachers', { teachers: '{}' }, /at least one teacher/],
+    [
+      'a teacher that names a field of the data',
+      { teachers: `{ first_frame: { stack: { backbone: ${backbone} }, view: {} } }` },
+      /teachers\.first_frame: names a field/,
+    ],
     ['no data', { data: '{ use: pocket/edits, length: 0 }' }, /length/],
     ['an unknown data source', { data: '{ use: pocket/edit }' }, /pocket\/edits/],
     ['micro-batches that do not fit', { batch: '3\n  micro: 2' }, /do not split/],

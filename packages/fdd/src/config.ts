@@ -136,6 +136,12 @@ export const DistillConfig = z
         path: ['teachers'],
         message: 'name at least one teacher',
       });
+    if ('first_frame' in config.teachers)
+      context.addIssue({
+        code: 'custom',
+        path: ['teachers', 'first_frame'],
+        message: 'names a field of the data; call the teacher something else',
+      });
     const editor = config.first_frame?.teacher;
     if (editor !== undefined && !config.teachers[editor])
       context.addIssue({
