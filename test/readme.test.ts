@@ -1,10 +1,18 @@
 /** The README's commands, as they stand there, run by the built command in an empty folder. */
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, symlinkSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
+import { openSafetensors } from '@attune/engine';
 import sharp from 'sharp';
 import { expect, test } from 'vitest';
 
@@ -24,9 +32,15 @@ function commandsOf(name: string): string[][] {
     );
 }
 
+/** The block under `<!-- file: name -->`. */
+function fileOf(name: string): string {
+  const block = new RegExp(`<!-- file: ${name} -->\\s*\`\`\`\\w+\\n([^\`]*)\`\`\``).exec(readme);
+  if (!block) throw new Error(`README.md has no file "${name}"`);
+  return block[1];
+}
+
 /** Runs a block in a folder in which only the project's packages are. */
-function run(name: string): string {
-  const folder = mkdtempSync(join(tmpdir(), 'readme-'));
+function run(name: string, folder = mkdtempSync(join(tmpdir(), 'readme-'))): string {
   symlinkSync(resolve('packages'), join(folder, 'packages'));
   const commands = commandsOf(name);
   expect(commands.length).toBeGreaterThan(1);
@@ -72,6 +86,34 @@ function colourful(data: Buffer): number {
   }
   return sum / (data.length / 3);
 }
+
+/** A project in which the README's package is installed, as a link to its folder. */
+function projectWithPlugin(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'readme-'));
+  mkdirSync(join(folder, 'attune-gain'));
+  mkdirSync(join(folder, 'node_modules', '@attune'), { recursive: true });
+  for (const name of ['attune-gain/package.json', 'attune-gain/index.js', 'gain.yaml'])
+    writeFileSync(join(folder, name), fileOf(name));
+  writeFileSync(join(folder, 'package.json'), '{ "dependencies": { "attune-gain": "*" } }');
+  const links = {
+    '@attune/core': resolve('packages/core'),
+    '@attune/engine': resolve('packages/engine'),
+    zod: resolve('node_modules/zod'),
+    'attune-gain': join(folder, 'attune-gain'),
+  };
+  for (const [name, target] of Object.entries(links))
+    symlinkSync(target, join(folder, 'node_modules', name));
+  return folder;
+}
+
+test('an adapter of a kind of its own', { timeout: 300_000 }, async () => {
+  const folder = run('plugin', projectWithPlugin());
+  expect(readFileSync(join(folder, 'stack.yaml'), 'utf8')).toContain('use: acme/gain');
+  const gains = openSafetensors(join(folder, 'runs/gain/best/gain.safetensors'));
+  expect(gains.tensors.size).toBe(10);
+  for (const name of gains.tensors.keys())
+    expect([...(gains.read(name).data as Float32Array)].some((x) => Math.abs(x) > 1e-3)).toBe(true);
+});
 
 test('edit + LoRA on a picture', { timeout: 300_000 }, async () => {
   const folder = run('picture');

@@ -55,7 +55,6 @@ export function lora({
 }: LoraOptions = {}): Adapter {
   return {
     name,
-    ports: {},
     live: true,
     commutes: true,
     ...(weights ? { weights } : {}),

@@ -19,7 +19,7 @@ export interface VideoOptions {
 
 /**
  * Motion modules on `hidden` sites. Ports, where the config asks for them: `first_frame` [B, C, H, W];
- * `encoder_hidden_states` [B, L, D], what moves how, by default the backbone's text.
+ * `text` [B, L, D], what moves how, by default the backbone's text.
  */
 export function video({
   name = 'video',
@@ -60,7 +60,7 @@ function portsOf(config: VideoConfig, channels: number): Ports {
     ...(config.first_frame ? { first_frame: firstFramePort(channels) } : {}),
     ...(width
       ? {
-          encoder_hidden_states: {
+          text: {
             per: 'clip',
             shape: ({ L }) => [L, width],
             defaultTo: 'encoder_hidden_states',
@@ -96,7 +96,7 @@ function motion(
     maxFrames: config.motion_max_seq_length,
     rows: call,
     storedPositions,
-    ...(config.cross_attention_dim ? { text: ports.encoder_hidden_states } : {}),
+    ...(config.cross_attention_dim ? { text: ports.text } : {}),
   });
 }
 

@@ -16,14 +16,23 @@ export interface CommandSession {
   readonly runtime: Runtime;
 }
 
-/** Plugins of this package (the built-in ones), of the project around `cwd`, and at `paths`. */
+/**
+ * Plugins of this package (the built-in ones), of the project around a stack's `folder` and at its
+ * `paths`, of the project around the working directory. Of two with one name the first counts.
+ */
 export function openSession(
   runtime: RuntimeOptions = {},
-  { cwd = process.cwd(), paths = [] as readonly string[] } = {},
+  { folder = process.cwd(), paths = [] as readonly string[] } = {},
 ): CommandSession {
-  const own = findPlugins(fileURLToPath(new URL('..', import.meta.url)));
-  const seen = new Set(own.map(({ package: name }) => name));
-  const others = findPlugins(cwd, paths).filter(({ package: name }) => !seen.has(name));
-  const container = createContainer([...own, ...others], runtime);
+  const found = [
+    ...findPlugins(fileURLToPath(new URL('..', import.meta.url))),
+    ...findPlugins(folder, paths),
+    ...findPlugins(process.cwd()),
+  ];
+  const names = found.map(({ package: name }) => name);
+  const container = createContainer(
+    found.filter((_, i) => names.indexOf(names[i]) === i),
+    runtime,
+  );
   return { loader: container.get(LoaderToken), runtime: container.get(RuntimeToken) };
 }

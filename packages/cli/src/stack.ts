@@ -48,7 +48,7 @@ export async function openStackSession(
   runtime: RuntimeOptions = {},
 ): Promise<StackSession> {
   const { stack, folder } = await readStack(name);
-  return { stack, folder, ...openSession(runtime, { cwd: folder, paths: stack.plugins }) };
+  return { stack, folder, ...openSession(runtime, { folder, paths: stack.plugins }) };
 }
 
 /** Warnings about a stack that can be given before it is opened. */

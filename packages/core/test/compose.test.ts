@@ -23,7 +23,6 @@ const base = tinyModel();
 /** Scales every hidden value by 1 + strength · weight. */
 const scaler = (name: string, rest: Partial<Adapter> = {}): Adapter => ({
   name,
-  ports: {},
   attach: () => [
     {
       at: 'hidden:unet.**',
@@ -112,6 +111,25 @@ describe('compose', () => {
     ],
   ])('refuses %s', (_, act, code) => {
     expect(codeOf(act)).toBe(code);
+  });
+
+  test('what an adapter throws names it and the place', () => {
+    const broken = (attach: Adapter['attach']) => compose(base, { name: 'mine', attach });
+    const nothing = undefined as unknown as { shape: Shape };
+    const messages = [
+      broken(() => nothing.shape as never),
+      broken(() => [{ at: 'mid:unet.mid_block', delta: () => nothing.shape as never }]),
+    ].map((model) => {
+      try {
+        inventory(model, dims);
+      } catch (error) {
+        return AttuneError.is(error) && error.code === 'ADAPTER_FAILED' ? error.message : error;
+      }
+    });
+    expect(messages).toEqual([
+      expect.stringMatching(/adapter mine failed in attach: .*shape/),
+      expect.stringMatching(/adapter mine failed in its delta at mid:unet\.mid_block: .*shape/),
+    ]);
   });
 
   test('a target that is nowhere is answered with the nearest address', () => {

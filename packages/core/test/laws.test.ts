@@ -16,7 +16,6 @@ const bias: Tap['delta'] = (value, { scope }) =>
 
 const adapter = (delta: Tap['delta'], rest: Partial<Adapter> = {}): Adapter => ({
   name: 'probe',
-  ports: {},
   attach: () => [{ at: 'hidden:unet.**', delta }],
   ...rest,
 });

@@ -37,7 +37,7 @@ async function distillAction(file: string, options: Options): Promise<void> {
   const stacks = [student.stack, ...Object.values(teachers).map(({ stack }) => stack)];
   const { loader, runtime } = openSession(
     options.threads ? { threads: Number(options.threads) } : {},
-    { cwd: dirname(path), paths: [...new Set(stacks.flatMap(({ plugins }) => plugins))] },
+    { folder: dirname(path), paths: [...new Set(stacks.flatMap(({ plugins }) => plugins))] },
   );
   const total = phases[phases.length - 1].until;
   const rate = pace(total);

@@ -27,7 +27,7 @@ async function inspectAction(file: string, { base, json }: Options): Promise<voi
   const argument = base === undefined ? undefined : await readStack(base);
   const { loader } = openSession(
     {},
-    argument ? { cwd: argument.folder, paths: argument.stack.plugins } : {},
+    argument ? { folder: argument.folder, paths: argument.stack.plugins } : {},
   );
   const verdict = await inspect(file, {
     loader,

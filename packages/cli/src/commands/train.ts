@@ -35,7 +35,7 @@ async function trainAction(file: string, options: Options): Promise<void> {
   const run = options.run ?? join('runs', basename(path).replace(/\.ya?ml$/, ''));
   const { loader, runtime } = openSession(
     options.threads ? { threads: Number(options.threads) } : {},
-    { cwd: dirname(path), paths: recipe.stack.plugins },
+    { folder: dirname(path), paths: recipe.stack.plugins },
   );
   const rate = pace(recipe.train.steps);
   try {

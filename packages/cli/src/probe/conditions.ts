@@ -115,7 +115,7 @@ function allowedRows(
 function portsOf(model: Model, net: string): Map<string, Port> {
   return new Map<string, Port>(
     net === 'unet'
-      ? model.adapters.flatMap(({ name, ports }) =>
+      ? model.adapters.flatMap(({ name, ports = {} }) =>
           Object.entries(ports).map(([port, spec]) => [`${name}.${port}`, spec] as const),
         )
       : [],

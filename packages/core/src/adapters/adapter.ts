@@ -51,7 +51,7 @@ export interface FileExtras {
 export interface Adapter {
   /** Unique in its stack, without a dot, no net's name: the first part of its parameters' names. */
   readonly name: string;
-  readonly ports: Ports;
+  readonly ports?: Ports;
   /** Its parameters, named without the adapter's name. Absent: freshly initialised. */
   readonly weights?: Weights;
   /** What a fresh parameter starts from where this has its name and shape, instead of chance. */
@@ -93,7 +93,7 @@ export function checkpointKey(adapters: readonly Adapter[], name: string): strin
  * they are read. `fallback` holds the net's inputs.
  */
 export function portValues(
-  { name, ports }: Adapter,
+  { name, ports = {} }: Adapter,
   dims: Dims,
   shapes: Readonly<Record<string, Shape>>,
   given: Readonly<Record<string, Tensor>>,

@@ -111,11 +111,15 @@ export function traceModel(
     taps.length = 0;
     for (const { adapter, gate } of gated) {
       const ports = portValues(adapter, sizes, shapes, given, inputs);
-      for (const tap of adapter.attach(new Scope(trace, adapter.name, call), ports))
+      const own = new Scope(trace, adapter.name, call);
+      for (const tap of attributed(adapter, 'attach', () => adapter.attach(own, ports)))
         taps.push({
           adapter: adapter.name,
           at: matcher(tap.at),
-          delta: (value, site) => tap.delta(value, site),
+          delta: (value, site) =>
+            attributed(adapter, `its delta at ${site.kind}:${site.address}`, () =>
+              tap.delta(value, site),
+            ),
           gate,
         });
     }
@@ -123,6 +127,20 @@ export function traceModel(
   };
   const outputs = build(run);
   return { traced: { outputs, marks: trace.marks }, trace };
+}
+
+/** What an adapter's own code throws, with its name and the place. */
+function attributed<T>({ name }: Adapter, where: string, act: () => T): T {
+  try {
+    return act();
+  } catch (error) {
+    if (AttuneError.is(error)) throw error;
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new AttuneError('ADAPTER_FAILED', `The adapter ${name} failed in ${where}: ${reason}`, {
+      adapter: name,
+      where,
+    });
+  }
 }
 
 /** Traces one net of a model. */

@@ -58,7 +58,7 @@ function portsByRole({ adapters }: Model): Record<Role, string[]> {
     first_frame: [],
     task: [],
   };
-  for (const { name, ports } of adapters)
+  for (const { name, ports = {} } of adapters)
     for (const [port, spec] of Object.entries(ports)) {
       if ((roles as readonly string[]).includes(port)) found[port as Role].push(`${name}.${port}`);
       else if (spec.defaultTo === undefined)

@@ -98,7 +98,6 @@ const order: Law = {
 /** W′ = 1.1 W on every linear and convolution layer of the model, as a weight delta. */
 const layerScale: Adapter = {
   name: 'layer-scale',
-  ports: {},
   commutes: true,
   attach: () => [
     {
