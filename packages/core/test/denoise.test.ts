@@ -1,13 +1,7 @@
 import { Rng } from '@attune/engine';
 import { expect, test } from 'vitest';
 
-import {
-  denoise,
-  DenoiseOptions,
-  type Model,
-  NoiseSchedule,
-  ScheduleConfig,
-} from '../src/index.ts';
+import { denoise, DenoiseOptions, type Model, NoiseSchedule } from '../src/index.ts';
 
 const T = 1000;
 const schedule = NoiseSchedule.of({ num_train_timesteps: T });
@@ -15,8 +9,8 @@ const model = { schedule, latents: { channels: 4, factor: 8, scale: 1, shift: 0 
 const ids = Array.from({ length: 4000 }, (_, id) => id);
 
 const drawn = (shift: number): number[] => {
-  const { draw } = denoise(DenoiseOptions.parse({ shift }), model);
-  const { timestep, alpha } = draw!(ids, Rng.of(1), () => [ids.length, 1]);
+  const objective = denoise(DenoiseOptions.parse({ shift }), model);
+  const { timestep, alpha } = objective.draw!(ids, Rng.of(1), () => [ids.length, 1]);
   [...timestep.data].forEach((t, k) =>
     expect(alpha.data[k]).toBeCloseTo(schedule.alpha(Number(t)), 6),
   );
