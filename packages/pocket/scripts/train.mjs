@@ -35,7 +35,11 @@ const stages = [
   { name: 'video-1', to: adapter('video', 'video') },
   { name: 'video-2', to: adapter('video', 'video') },
   { name: 'video-3', to: adapter('video', 'video') },
-  { name: 'video-4', to: adapter('video', 'video') },
+  {
+    name: 'video-4',
+    to: (best) => cpSync(join(best, 'video'), join(pocket, 'stages', 'video-4', 'video'), whole),
+  },
+  { name: 'video-5', to: adapter('video', 'video') },
   { name: 'lora-dog', to: adapter('lora.safetensors', 'lora-dog.safetensors') },
   { name: 'lora-line-art', to: adapter('lora.safetensors', 'lora-line-art.safetensors') },
   { name: 'align-1', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
