@@ -10,6 +10,7 @@ import { OrtRuntime, Rng } from '@attune/engine';
 import { images } from '@attune/pocket';
 
 import { enlarge } from './enlarge.mjs';
+import { wakeWords } from './wake-words.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const pocket = join(here, '..');
@@ -22,9 +23,14 @@ function adapter(from, name) {
   return (best) => cpSync(join(best, from), join(pocket, 'adapters', name), whole);
 }
 
+/** Keeps one folder of a run's results beside the stage's log, for a later stage to start from. */
+function ownFolder(stage, name) {
+  return (best) => cpSync(join(best, name), join(pocket, 'stages', stage, name), whole);
+}
+
 /** In order: each may need the ones before it. `to` takes what the run's `best` folder holds. */
 const stages = [
-  { name: 'vae-1', to: (best) => cpSync(best, join(pocket, 'stages', 'vae-1'), whole) },
+  { name: 'vae-1', to: ownFolder('vae-1', '') },
   { name: 'vae-2', before: enlargeFirst, after: setLatentScale },
   { name: 'judge' },
   { name: 'features' },
@@ -35,11 +41,9 @@ const stages = [
   { name: 'video-1', to: adapter('video', 'video') },
   { name: 'video-2', to: adapter('video', 'video') },
   { name: 'video-3', to: adapter('video', 'video') },
-  {
-    name: 'video-4',
-    to: (best) => cpSync(join(best, 'video'), join(pocket, 'stages', 'video-4', 'video'), whole),
-  },
-  { name: 'video-5', to: adapter('video', 'video') },
+  { name: 'video-4', to: ownFolder('video-4', 'video') },
+  { name: 'video-5', to: ownFolder('video-5', 'video'), after: () => wakeWords(models) },
+  { name: 'video-6', to: adapter('video', 'video') },
   { name: 'lora-dog', to: adapter('lora.safetensors', 'lora-dog.safetensors') },
   { name: 'lora-line-art', to: adapter('lora.safetensors', 'lora-line-art.safetensors') },
   { name: 'align-1', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
