@@ -120,8 +120,14 @@ const batchOf = async () => ({
   text: data.prompts!([0], Rng.of(1)),
 });
 
-function openStudent(model: Model, k: number): Student {
-  const own = config({ rollout: { steps: k } });
+/** The student of the tests with its LoRA at other sites. */
+function studentWith(targets: readonly string[]): Model {
+  const align = lora({ name: 'align', rank: 2, train: true, targets });
+  return materialize(compose(plain, align), { dims: nominalDims, seed: 4 });
+}
+
+function openStudent(model: Model, k: number, remat = 'none'): Student {
+  const own = config({ rollout: { steps: k, remat } });
   const sizes = { ...dims, H: dims.H / 4, W: dims.W / 4 };
   return new Student(new ModelRunner(model, runtime), own.student.view, sizes, own.rollout);
 }
@@ -158,10 +164,25 @@ test('before its first step the student generates what the plain stack does', as
 });
 
 describe('the gradient through k steps equals central differences', () => {
-  test.each([1, 2, 3, 4])(
-    'k = %i',
-    async (k) => {
-      const own = openStudent(student, k);
+  const everywhere = ['unet.**.attn*.to_v', 'text_encoder.**.q_proj', 'text_encoder.**.v_proj'];
+  test.each([
+    { name: 'k = 1', k: 1 },
+    { name: 'k = 2', k: 2 },
+    { name: 'k = 3', k: 3 },
+    { name: 'k = 4', k: 4 },
+    { name: 'k = 2, the text encoder learns too', k: 2, targets: everywhere },
+    {
+      name: 'k = 3, the text encoder learns alone',
+      k: 3,
+      targets: everywhere.slice(1),
+      remat: 'step',
+    },
+  ])(
+    '$name',
+    async ({ k, targets, remat = 'none' }) => {
+      const own = openStudent(targets ? studentWith(targets) : student, k, remat);
+      const reads = own.names.some((name) => name.includes('text_encoder'));
+      expect(reads).toBe(targets !== undefined);
       const batch = await batchOf();
       const noise = Rng.of(2).normals(latentShape);
       const at = own.initial();

@@ -15,6 +15,7 @@ export {
   type Inventory,
   materialize,
   standingFeeds,
+  traceModel,
   traceNet,
   type TraceRequest,
   trainability,

@@ -9,14 +9,16 @@ import {
   type NoiseSchedule,
   type Params,
   standingFeeds,
+  traceModel,
   trainableInputs,
 } from '@attune/core';
 import {
   AttuneError,
   type F32Array,
   f32,
+  input,
   type NDArray,
-  type Program,
+  Program,
   type Rng,
   type Shape,
   type Sweep,
@@ -24,7 +26,7 @@ import {
 
 import type { DistillConfig } from './config.ts';
 import { roll, type Rolled, type RolloutStep, type SweptBack, sweepBack } from './rollout.ts';
-import { type DataBatch, look, type View } from './view.ts';
+import { type DataBatch, look, promptIds, promptsOf, type View } from './view.ts';
 
 /** Times of a generation, decreasing. */
 export function drawTimes(
@@ -53,11 +55,20 @@ interface Compiled {
   readonly standing: Readonly<Record<string, NDArray>>;
 }
 
+/** Whether something that trains acts in the text encoder. */
+function learnsToRead({ model, runtime }: ModelRunner, dims: Dims): boolean {
+  if (!model.nets.text_encoder) return false;
+  const reader = compile(model, { net: 'text_encoder', dims }, { runtime });
+  return trainableInputs(model, reader).length > 0;
+}
+
 export class Student {
   readonly schedule: NoiseSchedule;
   readonly names: readonly string[];
   readonly #runner: ModelRunner;
+  /** What is fed as arrays, and the prompts that the generation itself encodes: all, or none. */
   readonly #view: View;
+  readonly #prompts: View;
   readonly #dims: Dims;
   readonly #config: DistillConfig['rollout'];
   readonly #compiled = new Map<string, Compiled>();
@@ -74,10 +85,14 @@ export class Student {
       );
     this.schedule = schedule;
     this.#runner = runner;
-    this.#view = view;
     this.#dims = dims;
     this.#config = config;
-    const probe = compile(runner.model, { net: 'unet', dims }, { runtime: runner.runtime });
+    const prompts = promptsOf(view);
+    this.#prompts = learnsToRead(runner, dims) ? prompts : {};
+    this.#view = Object.fromEntries(
+      Object.entries(view).filter(([name]) => !(name in this.#prompts)),
+    );
+    const probe = this.#traced({});
     this.names = trainableInputs(runner.model, probe);
     if (this.names.length === 0)
       throw new AttuneError(
@@ -113,7 +128,10 @@ export class Student {
     back: (cotangent: F32Array) => Promise<SweptBack>;
     times: number[];
   }> {
-    const view = await look(this.#runner, this.#view, batch);
+    const view = {
+      ...(await look(this.#runner, this.#view, batch)),
+      ...promptIds(this.#runner.model, this.#prompts, batch),
+    };
     const { sweep, standing } = this.#program(view);
     const own = Object.fromEntries(
       this.names.map((name) => [name, f32(params[name], this.shapeOf(name))]),
@@ -134,14 +152,26 @@ export class Student {
     const key = JSON.stringify(shapes);
     let compiled = this.#compiled.get(key);
     if (!compiled) {
-      const { model, runtime } = this.#runner;
-      const program = compile(model, { net: 'unet', dims: this.#dims, shapes }, { runtime });
-      const { remat } = this.#config;
-      const sweep = program.sweep([...this.names, 'sample'], remat);
-      compiled = { program, sweep, standing: standingFeeds(model, program) };
+      const program = this.#traced(shapes);
+      const sweep = program.sweep([...this.names, 'sample'], this.#config.remat);
+      compiled = { program, sweep, standing: standingFeeds(this.#runner.model, program) };
       this.#compiled.set(key, compiled);
     }
     return compiled;
+  }
+
+  /** One step of the generation; the text encoder belongs to it where it learns. */
+  #traced(shapes: Readonly<Record<string, Shape>>): Program {
+    const { model, runtime } = this.#runner;
+    const { traced } = traceModel(model, { dims: this.#dims, shapes }, (run) => {
+      const states = Object.entries(this.#prompts).map(([name, field]) => {
+        const { B, L = 1 } = this.#dims;
+        const ids = input(field, shapes[field] ?? [B, L], { dtype: 'i64', rate: 'clip' });
+        return [name, run('text_encoder', { input_ids: ids }).last_hidden_state] as const;
+      });
+      return run('unet', Object.fromEntries(states));
+    });
+    return new Program(traced, { runtime, weights: model.weights });
   }
 
   async release(): Promise<void> {

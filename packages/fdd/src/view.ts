@@ -1,7 +1,7 @@
 /** Condition views: what of a data point each model reads, and what its unconditional branch leaves out. */
 
-import type { ModelRunner } from '@attune/core';
-import { AttuneError, type F32Array, type NDArray, nearest, zeros } from '@attune/engine';
+import type { Model, ModelRunner } from '@attune/core';
+import { AttuneError, type F32Array, i64, type NDArray, nearest, zeros } from '@attune/engine';
 
 /** A batch of data by field. Prompts are text, everything else arrays. */
 export interface DataBatch {
@@ -33,6 +33,23 @@ export async function look(
     }
   }
   return feeds;
+}
+
+/** The part of a view that reads prompts. */
+export const promptsOf = (view: View): View =>
+  Object.fromEntries(Object.entries(view).filter(([, field]) => field.startsWith('text.')));
+
+/** The tokens of a view's prompts by field, i64 [B, L]. */
+export function promptIds(model: Model, view: View, { text }: DataBatch): Feeds {
+  const { tokenizer } = model;
+  return Object.fromEntries(
+    Object.entries(view).map(([name, field]) => {
+      if (!tokenizer) throw new AttuneError('NO_TEXT_ENCODER', 'The model has no tokenizer.');
+      const prompts = fieldOf(text, field.slice(5), name);
+      const ids = prompts.flatMap((prompt) => tokenizer.encode(prompt).ids);
+      return [field, i64(ids, [prompts.length, tokenizer.maxLength])];
+    }),
+  );
 }
 
 async function encoded(runner: ModelRunner, prompts: readonly string[]): Promise<F32Array> {
