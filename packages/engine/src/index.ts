@@ -101,7 +101,13 @@ export {
 export type { Feeds } from './runtime/part.ts';
 export { type Clip, Program, type ProgramOptions } from './runtime/program.ts';
 export { Rng } from './runtime/rng.ts';
-export { type Cotangents, type Remat, type Sweep, type Tape } from './runtime/sweep.ts';
+export {
+  type Budget,
+  type Cotangents,
+  type Remat,
+  type Sweep,
+  type Tape,
+} from './runtime/sweep.ts';
 export type { Device, Profile, Runtime, RuntimeOptions, Session } from './runtime/runtime.ts';
 export { OrtRuntime } from './runtime/session.ts';
 export { type WeightEntry, Weights } from './weights/store.ts';

@@ -109,7 +109,14 @@ export const DistillConfig = z
             z.strictObject({ last: z.int().positive() }),
           ])
           .default('all'),
-        remat: z.enum(['none', 'step', 'segment']).default('none'),
+        /**
+         * What the backward pass computes again; `auto`: the least that keeps the forward values of one
+         * micro-batch within `memory`. A number of the recipe and not of the machine, so that a run
+         * resumed elsewhere ends in the same bytes.
+         */
+        remat: z.enum(['auto', 'none', 'step', 'segment']).default('auto'),
+        /** GiB. */
+        memory: z.number().positive().default(2),
       })
       .prefault({}),
     phases: z

@@ -153,7 +153,9 @@ export class Student {
     let compiled = this.#compiled.get(key);
     if (!compiled) {
       const program = this.#traced(shapes);
-      const sweep = program.sweep([...this.names, 'sample'], this.#config.remat);
+      const { remat, steps, memory } = this.#config;
+      const budget = { steps, bytes: memory * 2 ** 30 };
+      const sweep = program.sweep([...this.names, 'sample'], remat === 'auto' ? budget : remat);
       compiled = { program, sweep, standing: standingFeeds(this.#runner.model, program) };
       this.#compiled.set(key, compiled);
     }

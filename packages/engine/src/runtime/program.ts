@@ -6,7 +6,7 @@ import { plan, type PlanOptions, type Segment, type Traced } from '../graph/plan
 import { ancestors, type Tensor } from '../graph/tensor.ts';
 import type { NDArray } from './array.ts';
 import { type Feeds, named, Part, type PartContext, type Values } from './part.ts';
-import { type Remat, Sweep } from './sweep.ts';
+import { type Budget, type Remat, Sweep } from './sweep.ts';
 
 /**
  * `profile` and `segments` default by the size of the frozen weights: up to 256 MiB (in float32) one
@@ -92,8 +92,8 @@ export class Program {
         for (const [t, value] of await this.#forward[i].run(feeds, values)) values.set(t, value);
   }
 
-  /** A backward pass for the named inputs and live parameters. */
-  sweep(wrt: readonly string[], remat: Remat = 'none'): Sweep {
+  /** A backward pass for the named inputs and live parameters; a budget chooses what it recomputes. */
+  sweep(wrt: readonly string[], remat: Remat | Budget = 'none'): Sweep {
     const targets = [...new Set(wrt)].map((name) => {
       const leaf = this.inputs.get(name);
       if (!leaf)

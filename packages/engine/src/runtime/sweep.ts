@@ -6,12 +6,23 @@ import { input, isInput, isLeaf } from '../graph/leaf.ts';
 import type { Segment } from '../graph/plan.ts';
 import { savedValues } from '../graph/remat.ts';
 import { ancestors, type Tensor } from '../graph/tensor.ts';
-import { type F32Array, isFloat, type NDArray, sizeOf } from './array.ts';
+import { type F32Array, isFloat, itemSize, type NDArray, sizeOf } from './array.ts';
 import { checked, type Feeds, type Part } from './part.ts';
 import type { Program } from './program.ts';
 
 /** What a backward pass recomputes: nothing, each step's forward, or each segment's inside. */
-export type Remat = 'none' | 'step' | 'segment';
+export type Remat = (typeof REMATS)[number];
+
+/** In order: the later, the less is kept and the more is computed again. */
+const REMATS = ['none', 'step', 'segment'] as const;
+
+/** What a sweep may keep: it takes the first `Remat` whose forecast fits, or the last one. */
+export interface Budget {
+  /** Steps between the first `step` and the last `back`. */
+  readonly steps: number;
+  /** Bytes of forward values kept at once. */
+  readonly bytes: number;
+}
 
 /** What a forward pass left for its backward pass. */
 export interface Tape {
@@ -42,22 +53,43 @@ export class Sweep {
   readonly #forward: readonly Part[];
   readonly #backward: readonly (Backward | undefined)[];
   readonly #targets: readonly Tensor[];
-  readonly #remat: Remat;
+  readonly remat: Remat;
 
   constructor(
     program: Program,
     forward: readonly Part[],
     targets: readonly Tensor[],
-    remat: Remat,
+    remat: Remat | Budget,
   ) {
     this.#program = program;
     this.#forward = forward;
     this.#targets = targets;
-    this.#remat = remat;
     const active = new Set<Tensor>(targets);
     for (const t of ancestors(Object.values(program.outputs)))
       if (t.inputs.some((x) => active.has(x))) active.add(t);
     this.#backward = program.segments.map((segment) => this.#differentiate(segment, active));
+    this.remat =
+      typeof remat === 'string'
+        ? remat
+        : (REMATS.find((one) => this.forecast(remat.steps)[one] <= remat.bytes) ?? 'segment');
+  }
+
+  /**
+   * Bytes of step-rate forward values that are held at once over `steps` steps: `none` keeps every
+   * step's, `step` one step's, `segment` what crosses segments and the inside of the largest one.
+   */
+  forecast(steps: number): Readonly<Record<Remat, number>> {
+    const parts = this.#program.segments
+      .map((segment, i) => ({ segment, keep: this.#backward[i]?.keep }))
+      .filter(({ segment }) => segment.rate === 'step')
+      .map(({ segment, keep }) => {
+        const crossing = bytesIn(segment.outputs);
+        return { crossing, kept: keep ? bytesIn(keep.outputs) : crossing };
+      });
+    const step = parts.reduce((sum, { kept }) => sum + kept, 0);
+    const crossing = parts.reduce((sum, part) => sum + part.crossing, 0);
+    const inside = Math.max(0, ...parts.map((part) => part.kept - part.crossing));
+    return { none: steps * step, step, segment: crossing + inside };
   }
 
   #differentiate(segment: Segment, active: ReadonlySet<Tensor>): Backward | undefined {
@@ -87,14 +119,14 @@ export class Sweep {
 
   /** Runs the clip-rate segments; the result feeds every `step` and, last, `finish`. */
   async clip(feeds: Feeds): Promise<Tape> {
-    const tape: Tape = { feeds, values: new Map(), kept: this.#remat === 'none' };
+    const tape: Tape = { feeds, values: new Map(), kept: this.remat === 'none' };
     await this.#run('clip', tape, tape.kept);
     return tape;
   }
 
   /** One call of the network. The tape holds what `remat` lets it keep. */
   async step(clip: Tape, feeds: Feeds): Promise<{ outputs: Record<string, NDArray>; tape: Tape }> {
-    const kept = this.#remat === 'none';
+    const kept = this.remat === 'none';
     const values = new Map(clip.values);
     await this.#run('step', { feeds, values, kept }, kept);
     const outputs = this.#program.results(values);
@@ -166,7 +198,7 @@ export class Sweep {
       .map((segment, i) => ({ segment, backward: this.#backward[i] }))
       .filter(({ segment }) => segment.rate === rate);
     if (!here.some(({ backward }) => backward)) return;
-    const fuse = !tape.kept && this.#remat === 'segment';
+    const fuse = !tape.kept && this.remat === 'segment';
     const values = tape.kept ? tape.values : new Map(tape.values);
     // Several segments need each other's crossing values again; one alone starts from its inputs.
     if (!tape.kept && !(fuse && here.length === 1))
@@ -201,6 +233,9 @@ function pour(bar: Cotangents, t: Tensor, dt: F32Array): void {
   for (let i = 0; i < sum.length; i++) sum[i] += dt.data[i];
   bar.set(t, { ...seen, data: sum });
 }
+
+const bytesIn = (values: readonly Tensor[]): number =>
+  values.reduce((sum, { shape, dtype }) => sum + sizeOf(shape) * itemSize[dtype], 0);
 
 const zeroLike = (t: Tensor): F32Array => ({
   dtype: 'f32',
