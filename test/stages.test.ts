@@ -69,3 +69,33 @@ test.each([
   },
   120_000,
 );
+
+test('a validation changes nothing but the log: equal samples with equal noise at every measurement', async () => {
+  const recipe = read('edit-1.yaml');
+  const loader = new PluginLoader(findPlugins('packages/cli'));
+  const runtime = new OrtRuntime({ threads: 1 });
+  const trained = async (changes: Partial<TrainRecipe['train']>) => {
+    const run = join(mkdtempSync(join(tmpdir(), 'stage-')), 'run');
+    const train = { ...recipe.train, batch: 2, micro: 1, warmup: 0, ema: 0, ...changes };
+    const { state } = await runTraining(
+      { ...recipe, train, log_every: 1 },
+      { loader, runtime, folder: recipes, run },
+    );
+    const lines = readFileSync(join(run, 'log.jsonl'), 'utf8').trim().split('\n');
+    return { state, log: lines.map((line) => JSON.parse(line) as Record<string, number>) };
+  };
+  const validation = { every: 1, samples: 3 };
+  const measured = await trained({ steps: 2, validation });
+  const plain = await trained({ steps: 2 });
+  const still = await trained({ steps: 2, lr: 1e-30, weight_decay: 0, validation });
+  await runtime.release();
+  expect(measured.state.params).toEqual(plain.state.params);
+  expect(plain.log[0]).not.toHaveProperty('validation_loss');
+  const losses = (log: typeof still.log) => log.map(({ validation_loss: loss }) => loss);
+  const [first, second] = losses(still.log);
+  expect(first).toBeGreaterThan(0);
+  expect(second).toBe(first);
+  expect(still.log[0].loss).not.toBe(still.log[1].loss);
+  const [one, other] = losses(measured.log);
+  expect(one).not.toBe(other);
+}, 240_000);

@@ -47,11 +47,13 @@ async function trainAction(file: string, options: Options): Promise<void> {
         run,
         resume: options.resume ?? false,
         signal,
-        onStep: ({ step, loss, gradNorm }) => {
+        onStep: ({ step, loss, validationLoss, gradNorm }) => {
           const line = rate(step);
-          if (step % recipe.log_every !== 0) return;
+          if (step % recipe.log_every !== 0 && validationLoss === undefined) return;
+          const unseen =
+            validationLoss === undefined ? '' : `  validation ${validationLoss.toFixed(5)}`;
           progress(
-            `step ${step}/${recipe.train.steps}  loss ${loss.toFixed(5)}  |g| ${gradNorm.toFixed(3)}  ${line}`,
+            `step ${step}/${recipe.train.steps}  loss ${loss.toFixed(5)}${unseen}  |g| ${gradNorm.toFixed(3)}  ${line}`,
           );
         },
       }),

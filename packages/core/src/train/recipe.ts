@@ -4,10 +4,7 @@ import { z } from 'zod';
 
 import { StackFile } from '../stack/schema.ts';
 import { CheckpointPlan } from './drive.ts';
-import { TrainConfig } from './run.ts';
-
-/** An id of a plugin's contribution with its options. */
-const Use = z.looseObject({ use: z.string() });
+import { TrainConfig, Use } from './run.ts';
 
 export const TrainRecipe = z.strictObject({
   /** What trains is marked in the stack: `train` of the backbone or of an adapter. */

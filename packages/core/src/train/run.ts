@@ -12,6 +12,9 @@ import { adamw, clipByGlobalNormInPlace } from './optim.ts';
 import { emaUpdate, learningRate } from './rates.ts';
 import { type Gradients, TrainStep } from './step.ts';
 
+/** An id of a plugin's contribution with its options. */
+export const Use = z.looseObject({ use: z.string() });
+
 export const TrainConfig = z.strictObject({
   steps: z.int().positive(),
   /** Samples per optimiser step. */
@@ -29,6 +32,17 @@ export const TrainConfig = z.strictObject({
   /** Decay of the averaged weights; 0 keeps none. */
   ema: z.number().min(0).max(1).default(0),
   seed: z.int().nonnegative().default(0),
+  /** Held-out loss of the averaged weights (of the weights, without `ema`), beside the training's own. */
+  validation: z
+    .strictObject({
+      /** Steps between two measurements; the last step has one, too. */
+      every: z.int().positive(),
+      /** Samples, the same ones with the same noise at every measurement. */
+      samples: z.int().positive().default(64),
+      /** Where they come from; default the training's source, which then has to be endless. */
+      data: Use.optional(),
+    })
+    .optional(),
 });
 export type TrainConfig = z.infer<typeof TrainConfig>;
 
@@ -41,6 +55,8 @@ export interface TrainState extends Learner {
 export interface StepReport {
   readonly step: number;
   readonly loss: number;
+  /** Where one was due. */
+  readonly validationLoss?: number | undefined;
   readonly metrics: Readonly<Record<string, number>>;
   readonly gradNorm: number;
   readonly lr: number;
@@ -52,6 +68,8 @@ export interface Training {
   readonly model: Model;
   readonly objective: Objective;
   readonly data: DataSource;
+  /** For `config.validation`; default `data`. */
+  readonly heldOut?: DataSource;
   readonly config: TrainConfig;
   readonly runtime: Runtime;
   readonly rng: Rng;
@@ -59,7 +77,7 @@ export interface Training {
 
 /** Runs from `from` (or from the model's own weights) to `config.steps`. */
 export async function* train(
-  { model, objective, data, config, runtime, rng }: Training,
+  { model, objective, data, heldOut = data, config, runtime, rng }: Training,
   from?: TrainState,
 ): AsyncGenerator<{ state: TrainState; report: StepReport }> {
   const micro = config.micro ?? config.batch;
@@ -67,6 +85,11 @@ export async function* train(
     throw new AttuneError(
       'BAD_CONFIG',
       `A batch of ${config.batch} does not split into micro-batches of ${micro}.`,
+    );
+  if (config.validation && heldOut === data && data.length !== undefined)
+    throw new AttuneError(
+      'BAD_CONFIG',
+      `validation: the data has only ${data.length} samples and training reads them all; say where other ones come from (validation.data).`,
     );
   // Micro-batches share nothing but the parameters, so they run beside each other, a thread each.
   const count = config.batch / micro;
@@ -78,6 +101,21 @@ export async function* train(
   const optimizer = adamw({ betas, eps, weightDecay });
   const stream = rng.fork('data');
   const draws = rng.fork('draws');
+  const unseen = rng.fork('validation');
+  /** The mean loss of `count` samples that no step learns from, in whole micro-batches. */
+  const validate = async (params: Params, count: number): Promise<number> => {
+    let [loss, seen] = [0, 0];
+    while (seen < count) {
+      const some = units.slice(0, Math.ceil((count - seen) / micro)).map(async (unit, lane) => {
+        const ids = Array.from({ length: micro }, (_, i) => seen + lane * micro + i);
+        const batch = await heldOut.batch(ids, unseen.fork('data'));
+        return (await unit.gradients(params, batch, ids, unseen.fork('draws'))).loss;
+      });
+      for (const one of await Promise.all(some)) loss += one * micro;
+      seen += some.length * micro;
+    }
+    return loss / seen;
+  };
   let state = from ?? initialState(units[0].initial(), config);
   try {
     while (state.step < config.steps) {
@@ -102,10 +140,14 @@ export async function* train(
         state = { ...state, params, optimizer: moments, ...(ema ? { ema } : {}) };
       }
       state = { ...state, step: state.step + 1 };
-      yield {
-        state,
-        report: { step: state.step, ...averages(found), gradNorm: norm, lr, skipped },
-      };
+      const { validation } = config;
+      const { step } = state;
+      const due = validation && (step % validation.every === 0 || step === config.steps);
+      const validationLoss = due
+        ? await validate(state.ema ?? state.params, validation.samples)
+        : undefined;
+      const report = { step, ...averages(found), validationLoss, gradNorm: norm, lr, skipped };
+      yield { state, report };
     }
   } finally {
     for (const unit of units) await unit.release();

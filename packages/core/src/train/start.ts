@@ -40,6 +40,9 @@ export async function runTraining(
   const objective = aim.kind.create(aim.options, model);
   const source = await loader.configured('data', recipe.data, 'data');
   const data = await source.kind.create(source.options, model);
+  const unseen = config.validation?.data;
+  const other = unseen && (await loader.configured('data', unseen, 'train.validation.data'));
+  const heldOut = other ? { heldOut: await other.kind.create(other.options, model) } : {};
   const rng = Rng.of(config.seed);
   return drive<TrainState, StepReport>({
     ...request,
@@ -47,7 +50,7 @@ export async function runTraining(
     checkpoint: recipe.checkpoint,
     total: config.steps,
     seed: config.seed,
-    iterate: (from) => train({ model, objective, data, config, runtime, rng }, from),
+    iterate: (from) => train({ model, objective, data, ...heldOut, config, runtime, rng }, from),
     pack: (state) => ({
       step: state.step,
       arrays: packLearner(state, { shapeOf: (name) => model.weights.entry(name).shape }),
@@ -57,9 +60,9 @@ export async function runTraining(
       step,
       ...unpackLearner(arrays, (state as { updates: number }).updates),
     }),
-    line: ({ step, loss, metrics, gradNorm, lr }) =>
-      step === 1 || step % recipe.log_every === 0
-        ? { ...metrics, step, loss, grad_norm: gradNorm, lr }
+    line: ({ step, loss, validationLoss, metrics, gradNorm, lr }) =>
+      step === 1 || step % recipe.log_every === 0 || validationLoss !== undefined
+        ? { ...metrics, step, loss, validation_loss: validationLoss, grad_norm: gradNorm, lr }
         : undefined,
     finish: (state, target, metadata) =>
       exportTrained(model, state.ema ?? state.params, target, {

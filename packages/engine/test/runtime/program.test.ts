@@ -137,11 +137,11 @@ describe.each(plans)('$segments segments, split $split', (options: (typeof plans
     const feeds = { ...net.clipFeeds, x: net.noise, t: net.times[0] };
     const { tape } = await sweep.step(clip, feeds);
     const held = [...tape.values].filter(([t]) => !clip.values.has(t));
-    const bytes = held.reduce((sum, [, { data }]) => sum + data.byteLength, 0);
+    const bytes = held.reduce((size, [, { data }]) => size + data.byteLength, 0);
     const { none, step, segment } = sweep.forecast(3);
     expect({ none, step }).toEqual({ none: 3 * bytes, step: bytes });
     expect(segment).toBeLessThanOrEqual(step);
-    const chosen = (limit: number) => program.sweep(['x'], { steps: 3, bytes: limit }).remat;
+    const chosen = (most: number) => program.sweep(['x'], { steps: 3, bytes: most }).remat;
     const own = program.sweep(['x']).forecast(3);
     expect(chosen(own.none)).toBe('none');
     expect(chosen(own.none - 1)).toBe('step');
