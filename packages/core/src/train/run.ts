@@ -102,11 +102,11 @@ export async function* train(
   const stream = rng.fork('data');
   const draws = rng.fork('draws');
   const unseen = rng.fork('validation');
-  /** The mean loss of `count` samples that no step learns from, in whole micro-batches. */
-  const validate = async (params: Params, count: number): Promise<number> => {
+  /** The mean loss of `most` samples that no step learns from, in whole micro-batches. */
+  const validate = async (params: Params, most: number): Promise<number> => {
     let [loss, seen] = [0, 0];
-    while (seen < count) {
-      const some = units.slice(0, Math.ceil((count - seen) / micro)).map(async (unit, lane) => {
+    while (seen < most) {
+      const some = units.slice(0, Math.ceil((most - seen) / micro)).map(async (unit, lane) => {
         const ids = Array.from({ length: micro }, (_, i) => seen + lane * micro + i);
         const batch = await heldOut.batch(ids, unseen.fork('data'));
         return (await unit.gradients(params, batch, ids, unseen.fork('draws'))).loss;
