@@ -108,6 +108,7 @@ export { Tokenizer } from './models/tokenizer.ts';
 export { trainWordTokenizer } from './models/bpe.ts';
 export { type Compiled, ModelRunner } from './sample/runner.ts';
 export { type Adjust, sample, type SampleRequest } from './sample/sample.ts';
+export { generate, type Generated, type GenerateOptions } from './sample/generate.ts';
 export { type EditModels, editFrames, type EditRequest } from './sample/edit.ts';
 export { continuing, type Window, windows, type WindowSize } from './sample/window.ts';
 export { type Learner, packLearner, type Params, unpackLearner } from './train/learner.ts';

@@ -1,10 +1,10 @@
 /** attune generate: pictures or clips from a prompt. */
 
-import { ddimPlan, ModelRunner, openStack, sample } from '@attune/core';
+import { generate, ModelRunner, openStack } from '@attune/core';
 import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command } from 'commander';
 
-import { assertWritable, sideBySide, toFrames, writeMedia } from '../media/index.ts';
+import { assertWritable, columnsOf, sideBySide, writeMedia } from '../media/index.ts';
 import { openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
 import { count, number, positive, runtimeOf } from './arguments.ts';
@@ -53,12 +53,8 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
   stackWarnings(session).forEach(warn);
   const runner = new ModelRunner(await openStack(stack, folder, loader), runtime);
   try {
-    const latents = await generate(runner, prompts, options);
-    const pixels = await runner.decodeLatents(latents);
-    const unit = pixels.data.map((value) => (value + 1) / 2);
-    const [, , H, W] = pixels.shape;
-    const size = 3 * H * W * options.frames;
-    const columns = prompts.map((_, i) => toFrames(unit.subarray(i * size, (i + 1) * size), W, H));
+    const latents = await latentsOf(runner, prompts, options);
+    const columns = columnsOf(await runner.decodeLatents(latents), prompts.length);
     const frames = columns.length > 1 ? sideBySide(columns, prompts) : columns[0];
     const written = await writeMedia(options.out, frames, {
       metadata: { prompt: prompts.join(' | '), seed: String(options.seed), stack: options.stack },
@@ -70,38 +66,27 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
   }
 }
 
-async function generate(
+/** Latents of the prompts; what the text encoder cut is warned of. */
+async function latentsOf(
   runner: ModelRunner,
   prompts: readonly string[],
-  { steps, guidance, negative, seed, frames: F, size }: Options,
+  { size, seed, ...options }: Options,
 ): Promise<F32Array> {
-  const { schedule } = runner.model;
-  if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
-  const { factor, channels } = runner.latents;
+  const { factor } = runner.latents;
   if (size !== undefined && size % factor)
     throw new AttuneError(
       'BAD_ARGUMENT',
       `--size ${size}: the autoencoder makes multiples of ${factor}.`,
     );
-  const side = size === undefined ? (runner.model.sampleSize?.[0] ?? 64) : size / factor;
-  const { states, truncated } = await runner.encodeText(prompts);
-  for (const { prompt, length } of truncated)
-    warn(
-      `"${prompt.slice(0, 40)}…" has ${length} tokens; the text encoder reads ${states.shape[1]}, the rest was cut`,
-    );
-  const B = prompts.length;
-  const { states: none } = await runner.encodeText(prompts.map(() => negative));
-  return sample(runner, {
-    dims: { B, F, H: side, W: side, L: states.shape[1] },
-    branches: { text: { encoder_hidden_states: states }, none: { encoder_hidden_states: none } },
-    guidance: {
-      convention: 'uncond+s*delta',
-      terms: [{ base: 'none', cond: 'text', scale: guidance }],
-    },
-    plan: ddimPlan(schedule, steps),
-    noise: Rng.of(seed)
-      .fork('noise')
-      .normals([B * F, channels, side, side]),
+  const { latents, truncated, limit } = await generate(runner, prompts, {
+    ...options,
+    rng: Rng.of(seed).fork('noise'),
+    ...(size === undefined ? {} : { side: size / factor }),
     onStep: (done, of) => progress(`step ${done}/${of}`),
   });
+  for (const { prompt, length } of truncated)
+    warn(
+      `"${prompt.slice(0, 40)}…" has ${length} tokens; the text encoder reads ${limit}, the rest was cut`,
+    );
+  return latents;
 }

@@ -1,5 +1,6 @@
 /** attune train: run a training recipe. */
 
+import { mkdirSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 
 import { parseYaml, runTraining, TrainRecipe } from '@attune/core';
@@ -7,6 +8,7 @@ import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
 import { untilInterrupted } from '../interrupt.ts';
+import { columnsOf, sideBySide, writeMedia } from '../media/index.ts';
 import { openSession } from '../session.ts';
 import { pace, progress } from '../terminal.ts';
 import { readText } from './arguments.ts';
@@ -47,6 +49,13 @@ async function trainAction(file: string, options: Options): Promise<void> {
         run,
         resume: options.resume ?? false,
         signal,
+        onSamples: async (step, pixels, prompts) => {
+          const columns = columnsOf(pixels, prompts.length);
+          const kind = columns[0].length > 1 ? 'webp' : 'png';
+          const name = `step-${String(step).padStart(8, '0')}.${kind}`;
+          mkdirSync(join(run, 'samples'), { recursive: true });
+          await writeMedia(join(run, 'samples', name), sideBySide(columns, prompts));
+        },
         onStep: ({ step, loss, validationLoss, gradNorm }) => {
           const line = rate(step);
           if (step % recipe.log_every !== 0 && validationLoss === undefined) return;

@@ -1,6 +1,6 @@
 /** Between frames and a model's tensors: cover, centre-crop, [0, 1] and back. */
 
-import { AttuneError, badArgument } from '@attune/engine';
+import { AttuneError, badArgument, type F32Array } from '@attune/engine';
 
 import { checkFrame, type Frame } from './frame.ts';
 import { through } from './picture.ts';
@@ -34,6 +34,15 @@ export async function fitFrames(
       for (let i = channel; i < data.length; i += 3) values[at++] = data[i] / 255;
   }
   return values;
+}
+
+/** A model's pixels, [N · F, 3, H, W] in about [-1, 1], as N columns of F frames. */
+export function columnsOf({ data, shape: [, , H, W] }: F32Array, count: number): Frame[][] {
+  const size = data.length / count;
+  const unit = data.map((value) => (value + 1) / 2);
+  return Array.from({ length: count }, (_, i) =>
+    toFrames(unit.subarray(i * size, (i + 1) * size), W, H),
+  );
 }
 
 /**

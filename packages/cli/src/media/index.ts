@@ -1,7 +1,7 @@
 /** Pictures and clips: the only door through which the command line touches them. */
 
 export { enlarge, sideBySide, type SideBySideOptions } from './compare.ts';
-export { fitFrame, fitFrames, toFrames } from './fit.ts';
+export { columnsOf, fitFrame, fitFrames, toFrames } from './fit.ts';
 export { type Frame, type Frames, fpsOf, resample } from './frame.ts';
 export type { Notes } from './notes.ts';
 export { type Media, openMedia, type OpenOptions, readMedia, type ReadOptions } from './open.ts';

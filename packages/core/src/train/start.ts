@@ -2,18 +2,21 @@
 
 import { resolve } from 'node:path';
 
-import { Rng, type Runtime } from '@attune/engine';
+import { f32, type F32Array, Rng, type Runtime, Weights } from '@attune/engine';
 import { stringify } from 'yaml';
 
 import { materialize } from '../adapters/compose.ts';
+import type { Model } from '../models/model.ts';
 import { nominalDims } from '../models/net.ts';
 import { pattern } from '../nn/address.ts';
 import type { PluginLoader } from '../plugins/loader.ts';
+import { generate } from '../sample/generate.ts';
+import { ModelRunner } from '../sample/runner.ts';
 import { openStack } from '../stack/open.ts';
 import { drive, type Outcome, type RunRequest } from './drive.ts';
 import { exportTrained } from './export.ts';
-import { packLearner, unpackLearner } from './learner.ts';
-import type { TrainRecipe } from './recipe.ts';
+import { packLearner, type Params, unpackLearner } from './learner.ts';
+import type { Samples, TrainRecipe } from './recipe.ts';
 import { type StepReport, train, type TrainState } from './run.ts';
 
 export interface RunOptions extends RunRequest<StepReport> {
@@ -21,12 +24,18 @@ export interface RunOptions extends RunRequest<StepReport> {
   readonly runtime: Runtime;
   /** Paths in the recipe are relative to this folder. */
   readonly folder: string;
+  /** Takes what the recipe's `samples` asked for after a step: rows [B·F, 3, H, W] in about [-1, 1]. */
+  readonly onSamples?: (
+    step: number,
+    pixels: F32Array,
+    prompts: readonly string[],
+  ) => Promise<void>;
 }
 
 /** Runs a recipe to its end or until the signal. */
 export async function runTraining(
   recipe: TrainRecipe,
-  { loader, runtime, folder, ...request }: RunOptions,
+  { loader, runtime, folder, onSamples, ...request }: RunOptions,
 ): Promise<Outcome<TrainState>> {
   const opened = await openStack(recipe.stack, folder, loader, { fresh: true });
   const fresh = recipe.fresh.map(pattern);
@@ -50,7 +59,22 @@ export async function runTraining(
     checkpoint: recipe.checkpoint,
     total: config.steps,
     seed: config.seed,
-    iterate: (from) => train({ model, objective, data, ...heldOut, config, runtime, rng }, from),
+    iterate: async function* (from) {
+      const { samples } = recipe;
+      const show = async (step: number, params: Params): Promise<void> => {
+        if (!samples || !onSamples) return;
+        const pixels = await sampled(model, params, samples, { runtime, frames: data.dims.F ?? 1 });
+        await onSamples(step, pixels, samples.prompts);
+      };
+      if (!from) await show(0, {});
+      const whole = { model, objective, data, ...heldOut, config, runtime, rng };
+      for await (const turn of train(whole, from)) {
+        const { step, ema, params } = turn.state;
+        if (samples && (step % samples.every === 0 || step === config.steps))
+          await show(step, ema ?? params);
+        yield turn;
+      }
+    },
     pack: (state) => ({
       step: state.step,
       arrays: packLearner(state, { shapeOf: (name) => model.weights.entry(name).shape }),
@@ -71,4 +95,27 @@ export async function runTraining(
         dtype: recipe.save,
       }),
   });
+}
+
+/** What the model makes of the prompts with these values of what trains. */
+async function sampled(
+  model: Model,
+  params: Params,
+  { prompts, steps, guidance, seed }: Samples,
+  { runtime, frames }: { readonly runtime: Runtime; readonly frames: number },
+): Promise<F32Array> {
+  const { weights } = model;
+  const now = Object.entries(params).map(([name, data]) => {
+    const { shape } = weights.entry(name);
+    return [name, f32(data, shape)] as const;
+  });
+  const overlaid = Weights.overlay(weights, Weights.fromArrays(Object.fromEntries(now)));
+  const runner = new ModelRunner({ ...model, weights: overlaid }, runtime);
+  try {
+    const rng = Rng.of(seed).fork('noise');
+    const { latents } = await generate(runner, prompts, { steps, guidance, rng, frames });
+    return await runner.decodeLatents(latents);
+  } finally {
+    await runner.release();
+  }
 }

@@ -1,0 +1,59 @@
+/** Pictures and clips from prompts alone. */
+
+import { AttuneError, type F32Array, type Rng } from '@attune/engine';
+
+import { ddimPlan } from '../schedule/ddim.ts';
+import type { ModelRunner } from './runner.ts';
+import { sample } from './sample.ts';
+
+export interface GenerateOptions {
+  /** Sampling steps. */
+  readonly steps: number;
+  /** Scale of the words, uncond + s · (cond − uncond); 1 is none. */
+  readonly guidance: number;
+  /** What to steer away from. Default: the empty prompt. */
+  readonly negative?: string;
+  /** Gives the first noise. */
+  readonly rng: Rng;
+  /** Frames of each clip. Default 1. */
+  readonly frames?: number;
+  /** Side of the latents. Default: what the backbone was made for. */
+  readonly side?: number;
+  readonly onStep?: (done: number, of: number) => void;
+}
+
+export interface Generated {
+  /** [B·F, C, H, W] */
+  readonly latents: F32Array;
+  /** Prompts that were longer than the encoder reads, with their length in tokens, and that limit. */
+  readonly truncated: readonly { readonly prompt: string; readonly length: number }[];
+  readonly limit: number;
+}
+
+/** Samples each prompt once by DDIM. Throws NO_SCHEDULE, NO_VAE or NO_TEXT_ENCODER for models that lack one. */
+export async function generate(
+  runner: ModelRunner,
+  prompts: readonly string[],
+  { steps, guidance, negative = '', rng, frames: F = 1, side: asked, onStep }: GenerateOptions,
+): Promise<Generated> {
+  const { schedule, sampleSize } = runner.model;
+  if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
+  const { channels } = runner.latents;
+  const side = asked ?? sampleSize?.[0] ?? 64;
+  const { states, truncated } = await runner.encodeText(prompts);
+  const { states: none } = await runner.encodeText(prompts.map(() => negative));
+  const B = prompts.length;
+  const [, limit] = states.shape;
+  const latents = await sample(runner, {
+    dims: { B, F, H: side, W: side, L: limit },
+    branches: { text: { encoder_hidden_states: states }, none: { encoder_hidden_states: none } },
+    guidance: {
+      convention: 'uncond+s*delta',
+      terms: [{ base: 'none', cond: 'text', scale: guidance }],
+    },
+    plan: ddimPlan(schedule, steps),
+    noise: rng.normals([B * F, channels, side, side]),
+    ...(onStep ? { onStep } : {}),
+  });
+  return { latents, truncated, limit };
+}
