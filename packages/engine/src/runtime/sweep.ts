@@ -223,14 +223,18 @@ export class Sweep {
   }
 }
 
+/** Sums that `pour` made itself, which nobody else holds yet. */
+const sums = new WeakSet<Float32Array>();
+
 function pour(bar: Cotangents, t: Tensor, dt: F32Array): void {
   const seen = bar.get(t);
   if (!seen) {
     bar.set(t, dt);
     return;
   }
-  const sum = Float32Array.from(seen.data);
+  const sum = sums.has(seen.data) ? seen.data : Float32Array.from(seen.data);
   for (let i = 0; i < sum.length; i++) sum[i] += dt.data[i];
+  sums.add(sum);
   bar.set(t, { ...seen, data: sum });
 }
 
