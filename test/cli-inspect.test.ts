@@ -174,6 +174,13 @@ describe('what cannot, and why', () => {
     });
   });
 
+  test('a LoRA in a pickle is what it is in safetensors', () => {
+    const pickled = verdictOn(`${fixtures}/checkpoints/words.kohya.pt`);
+    const plain = verdictOn(`${composed}/words.kohya.safetensors`);
+    expect(pickled).toEqual({ ...plain, file: `${fixtures}/checkpoints/words.kohya.pt` });
+    expect(pickled.verdict).toBe('loadable');
+  });
+
   const named = (name: string, content: string | Uint8Array): string => {
     const file = join(fresh(), name);
     writeFileSync(file, content);
@@ -181,7 +188,9 @@ describe('what cannot, and why', () => {
   };
 
   test.each<[string, string, string, RegExp]>([
-    ['a torch zip', named('a.ckpt', 'PK\u0003\u0004zip'), 'refused', /zip archive/],
+    ['a cut archive', named('a.ckpt', 'PK\u0003\u0004zip'), 'refused', /cut short/],
+    ['a pickle with code', `${fixtures}/checkpoints/code.pt`, 'refused', /posix\.system/],
+    ['another archive', `${fixtures}/checkpoints/pictures.zip`, 'refused', /none that torch/],
     ['a pickle', named('a.bin', Buffer.from([0x80, 2, 0x7d])), 'refused', /pickle/],
     ['anything called .pt', named('a.pt', 'text'), 'refused', /pickle/],
     [

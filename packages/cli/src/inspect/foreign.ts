@@ -9,21 +9,13 @@ export interface Foreign {
 }
 
 const convert =
-  'convert it to safetensors with a tool you trust (a pickle runs code when it is opened)';
+  'save it again with torch.save (1.6 or later), or convert it to safetensors, with a tool you trust (a pickle runs code when it is opened)';
 
-/** The first bytes of files that are no safetensors. */
+/** The first bytes of files that are neither safetensors nor zip archives. */
 const magics: readonly (readonly [is: (head: string) => boolean, foreign: Foreign])[] = [
   [
-    (head) => head.startsWith('PK\u0003\u0004'),
-    {
-      kind: 'pickle',
-      reason: 'it is a zip archive, such as PyTorch writes pickles into',
-      fix: convert,
-    },
-  ],
-  [
     (head) => head[0] === '\u0080' && head.charCodeAt(1) <= 5,
-    { kind: 'pickle', reason: 'it is a Python pickle', fix: convert },
+    { kind: 'pickle', reason: 'it is a bare Python pickle', fix: convert },
   ],
   [
     (head) => head.startsWith('version https://git-lfs'),
@@ -53,6 +45,7 @@ export function recogniseFile(path: string): Foreign | undefined {
     const text = head.toString('latin1', 0, size);
     const known = magics.find(([is]) => is(text));
     if (known) return known[1];
+    if (text.startsWith('PK\u0003\u0004')) return undefined; // torch.save writes archives
     if (/\.(ckpt|bin|pth?|pkl)$/i.test(path))
       return {
         kind: 'pickle',

@@ -66,22 +66,28 @@ export function readPart(folder: string, { fresh = false } = {}): Part {
 const hasWeights = (folder: string): boolean =>
   readdirSync(folder).some((name) => /\.(safetensors|bin|ckpt|pth?)$/.test(name));
 
-/** The weights of a folder: one safetensors file or a sharded index, plain before fp16. */
+const STEMS = ['diffusion_pytorch_model', 'model', 'pytorch_model', 'adapter_model'];
+
+/**
+ * The weights of a folder: one file or a sharded index, plain before fp16, safetensors before the pickles
+ * that older repositories have.
+ */
 export function readWeights(folder: string): Weights {
   const names = existsSync(folder) && statSync(folder).isDirectory() ? readdirSync(folder) : [];
-  for (const stem of ['diffusion_pytorch_model', 'model', 'adapter_model'])
-    for (const variant of ['', '.fp16', '.non_ema']) {
-      const file = `${stem}${variant}.safetensors`;
-      if (names.includes(file)) return Weights.fromFile(join(folder, file));
-      const index = [`${stem}.safetensors.index${variant}.json`, `${file}.index.json`].find((n) =>
-        names.includes(n),
-      );
-      if (index) return Weights.fromFolderIndex(join(folder, index));
-    }
-  const pickled = names.find((name) => /\.(bin|ckpt|pth?)$/.test(name));
+  for (const kind of ['safetensors', 'bin'])
+    for (const stem of STEMS)
+      for (const variant of ['', '.fp16', '.non_ema']) {
+        const file = `${stem}${variant}.${kind}`;
+        if (names.includes(file)) return Weights.fromFile(join(folder, file));
+        const index = [`${stem}.${kind}.index${variant}.json`, `${file}.index.json`].find((n) =>
+          names.includes(n),
+        );
+        if (index) return Weights.fromFolderIndex(join(folder, index));
+      }
+  const other = names.find((name) => /\.(safetensors|bin|ckpt|pth?)$/.test(name));
   throw new AttuneError(
     'NO_WEIGHTS',
-    `${folder} holds no .safetensors weights${pickled ? ` (only ${pickled}; convert it to safetensors)` : ''}.`,
+    `${folder} holds no weights of a standard name (${STEMS[0]}.safetensors or the like)${other ? `, only ${other}` : ''}.`,
     { folder },
   );
 }

@@ -3,7 +3,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 
-import { openSafetensors, Weights } from '@attune/engine';
+import { Weights } from '@attune/engine';
 
 import { compose } from '../adapters/compose.ts';
 import { readJson, readWeights } from '../models/folder.ts';
@@ -74,10 +74,11 @@ export function readAdapterFile(path: string): AdapterFile {
       : ['config.json', 'adapter_config.json']
           .map((name) => join(folder, name))
           .find((file) => existsSync(file));
+  const weights = whole ? readWeights(path) : Weights.fromFile(path);
   return {
     path,
-    weights: whole ? readWeights(path) : Weights.fromFile(path),
-    metadata: whole ? {} : openSafetensors(path).metadata,
+    weights,
+    metadata: whole ? {} : weights.metadata,
     ...(config ? { config: readJson(config) } : {}),
   };
 }

@@ -1,18 +1,7 @@
 /** Files of tensors: read lazily and strictly, written atomically. */
 
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  fstatSync,
-  fsyncSync,
-  openSync,
-  readSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 
 import { AttuneError, badArgument, badFile, nearest } from '../errors.ts';
 import {
@@ -23,6 +12,7 @@ import {
   type NDArray,
   sizeOf,
 } from '../runtime/array.ts';
+import { readBytes, reasonOf, withFile } from './file.ts';
 import { brief, dtypes, maxHeader, parseHeader, type TensorEntry } from './header.ts';
 
 /** An open file: its header is in memory, tensors are read on demand. Keeps no handle. */
@@ -44,10 +34,8 @@ export interface SafetensorsFile {
  * MISSING_FILE for a path that cannot be opened and BAD_FILE for anything that is not such a file.
  */
 export function openSafetensors(file: string): SafetensorsFile {
-  const { path, size, header, start } = withFile(file, (handle, real) => {
-    const stat = fstatSync(handle);
-    if (stat.size < 8)
-      throw badFile(file, `it has ${stat.size} bytes, too few for a safetensors header`);
+  const { path, size, header, start } = withFile(file, (handle, real, all) => {
+    if (all < 8) throw badFile(file, `it has ${all} bytes, too few for a safetensors header`);
     const length = Buffer.from(readBytes(handle, 0, 8, file)).readBigUInt64LE();
     if (length > BigInt(maxHeader))
       throw badFile(
@@ -55,14 +43,14 @@ export function openSafetensors(file: string): SafetensorsFile {
         `its header claims ${length} bytes; it is no safetensors file, or a hostile one`,
       );
     const bytes = Number(length);
-    if (bytes + 8 > stat.size)
-      throw badFile(file, `its header claims ${bytes} bytes, but it has only ${stat.size}`);
+    if (bytes + 8 > all)
+      throw badFile(file, `its header claims ${bytes} bytes, but it has only ${all}`);
     const text = readBytes(handle, 8, bytes, file);
     return {
       path: real,
-      size: stat.size,
+      size: all,
       start: 8 + bytes,
-      header: parseHeader(text, 8 + bytes, stat.size, file),
+      header: parseHeader(text, 8 + bytes, all, file),
     };
   });
   return {
@@ -88,51 +76,6 @@ export function openSafetensors(file: string): SafetensorsFile {
 
 /** Bytes handled at a time. */
 const chunk = 16 * 2 ** 20;
-
-function withFile<T>(file: string, use: (handle: number, real: string) => T): T {
-  let handle: number;
-  let real: string;
-  try {
-    real = realpathSync(file);
-    // Asked before opening: to open a pipe would wait for its other end.
-    if (!statSync(real).isFile()) throw badFile(file, 'it is no file but a folder or device');
-    handle = openSync(real, 'r');
-  } catch (error) {
-    if (AttuneError.is(error)) throw error;
-    throw new AttuneError('MISSING_FILE', `${file} cannot be opened: ${reasonOf(error)}.`, {
-      file,
-    });
-  }
-  try {
-    return use(handle, real);
-  } finally {
-    closeSync(handle);
-  }
-}
-
-const reasonOf = (error: unknown): string =>
-  error instanceof Error ? error.message : String(error);
-
-function readBytes(handle: number, from: number, length: number, file: string): Uint8Array {
-  let bytes: Uint8Array;
-  try {
-    bytes = new Uint8Array(length);
-  } catch {
-    throw badFile(file, `${length} bytes at byte ${from} do not fit into memory`);
-  }
-  for (let done = 0; done < length;) {
-    const want = Math.min(length - done, 2 ** 30);
-    let got: number;
-    try {
-      got = readSync(handle, bytes, done, want, from + done);
-    } catch (error) {
-      throw badFile(file, `byte ${from + done} cannot be read: ${reasonOf(error)}`);
-    }
-    if (got === 0) throw badFile(file, `it ended at byte ${from + done} while being read`);
-    done += got;
-  }
-  return bytes;
-}
 
 /** Longest name that is compared letter by letter, and how many are. */
 const [longest, compared] = [256, 256];

@@ -7,6 +7,7 @@ import { AttuneError, badFile } from '../errors.ts';
 import type { DType, NDArray } from '../runtime/array.ts';
 import { brief } from './header.ts';
 import { missingWeight, openSafetensors } from './safetensors.ts';
+import { isTorch, openTorch, type TorchFile } from './torch.ts';
 
 /** One weight: what it is, where its bytes lie, and how to get them. */
 export interface WeightEntry {
@@ -23,9 +24,15 @@ export interface WeightEntry {
 /** An immutable set of named weights. Views share their entries and load nothing. */
 export class Weights {
   readonly #entries: ReadonlyMap<string, WeightEntry>;
+  /** What the one file says of itself; empty for anything else. */
+  readonly metadata: Readonly<Record<string, string>>;
 
-  private constructor(entries: Iterable<readonly [string, WeightEntry]>) {
+  private constructor(
+    entries: Iterable<readonly [string, WeightEntry]>,
+    metadata: Readonly<Record<string, string>> = {},
+  ) {
     this.#entries = new Map(entries);
+    this.metadata = metadata;
   }
 
   /** Weights in memory; `load` gives the very arrays. */
@@ -41,13 +48,24 @@ export class Weights {
     );
   }
 
-  /** One .safetensors file. Throws as `openSafetensors` does. */
+  /** One file: .safetensors, or a checkpoint of torch.save. Throws as `openSafetensors` and `openTorch` do. */
   static fromFile(path: string): Weights {
+    if (isTorch(path)) return Weights.#ofTorch(openTorch(path));
     const file = openSafetensors(path);
     return new Weights(
       [...file.tensors.values()].map(({ name, dtype, shape, offset, length }) => {
         const source = { file: file.path, offset, length };
         return [name, { name, dtype, shape, source, load: () => file.read(name) }] as const;
+      }),
+      file.metadata,
+    );
+  }
+
+  static #ofTorch({ path, tensors }: TorchFile): Weights {
+    return new Weights(
+      [...tensors.values()].map(({ name, dtype, shape, place, load }) => {
+        const source = place && { file: path, ...place };
+        return [name, { name, dtype, shape, source, load }] as const;
       }),
     );
   }

@@ -1,0 +1,55 @@
+/** Files as untrusted bytes. */
+
+import { closeSync, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
+
+import { AttuneError, badFile } from '../errors.ts';
+
+/** A file for the time of `use`, with its real path and size. Throws MISSING_FILE, or BAD_FILE for a folder or device. */
+export function withFile<T>(
+  file: string,
+  use: (handle: number, real: string, size: number) => T,
+): T {
+  let handle: number;
+  let real: string;
+  try {
+    real = realpathSync(file);
+    // Asked before opening: to open a pipe would wait for its other end.
+    if (!statSync(real).isFile()) throw badFile(file, 'it is no file but a folder or device');
+    handle = openSync(real, 'r');
+  } catch (error) {
+    if (AttuneError.is(error)) throw error;
+    throw new AttuneError('MISSING_FILE', `${file} cannot be opened: ${reasonOf(error)}.`, {
+      file,
+    });
+  }
+  try {
+    return use(handle, real, fstatSync(handle).size);
+  } finally {
+    closeSync(handle);
+  }
+}
+
+export const reasonOf = (error: unknown): string =>
+  error instanceof Error ? error.message : String(error);
+
+/** Exactly these bytes; throws BAD_FILE where the file ends before them or cannot be read. */
+export function readBytes(handle: number, from: number, length: number, file: string): Uint8Array {
+  let bytes: Uint8Array;
+  try {
+    bytes = new Uint8Array(length);
+  } catch {
+    throw badFile(file, `${length} bytes at byte ${from} do not fit into memory`);
+  }
+  for (let done = 0; done < length;) {
+    const want = Math.min(length - done, 2 ** 30);
+    let got: number;
+    try {
+      got = readSync(handle, bytes, done, want, from + done);
+    } catch (error) {
+      throw badFile(file, `byte ${from + done} cannot be read: ${reasonOf(error)}`);
+    }
+    if (got === 0) throw badFile(file, `it ended at byte ${from + done} while being read`);
+    done += got;
+  }
+  return bytes;
+}
