@@ -63,9 +63,10 @@ export class Weights {
 
   static #ofTorch({ path, tensors }: TorchFile): Weights {
     return new Weights(
-      [...tensors.values()].map(({ name, dtype, shape, place, load }) => {
+      [...tensors.values()].map((tensor) => {
+        const { name, dtype, shape, place } = tensor;
         const source = place && { file: path, ...place };
-        return [name, { name, dtype, shape, source, load }] as const;
+        return [name, { name, dtype, shape, source, load: () => tensor.load() }] as const;
       }),
     );
   }

@@ -31,8 +31,9 @@ test('dense tensors lie in the file itself, where a session can map them', () =>
   const file = join(fixtures, 'bare.pth');
   const { tensors } = openTorch(file);
   const bytes = readFileSync(file);
-  for (const { name, place, load } of tensors.values()) {
-    const { data } = load();
+  for (const tensor of tensors.values()) {
+    const { name, place } = tensor;
+    const { data } = tensor.load();
     expect({ name, dense: place !== undefined }).toEqual({
       name,
       dense: !['turned', 'part'].includes(name),
