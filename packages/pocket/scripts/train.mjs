@@ -37,7 +37,8 @@ const stages = [
   { name: 'backbone-1' },
   { name: 'backbone-2' },
   { name: 'backbone-3' },
-  { name: 'edit-1', to: adapter('edit', 'edit') },
+  { name: 'edit-1', to: ownFolder('edit-1', 'edit') },
+  { name: 'edit-2', to: adapter('edit', 'edit') },
   { name: 'video-1', to: adapter('video', 'video') },
   { name: 'video-2', to: adapter('video', 'video') },
   { name: 'video-3', to: adapter('video', 'video') },
@@ -48,6 +49,7 @@ const stages = [
   { name: 'lora-dog', to: adapter('lora.safetensors', 'lora-dog.safetensors') },
   { name: 'lora-line-art', to: adapter('lora.safetensors', 'lora-line-art.safetensors') },
   { name: 'align-1', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
+  { name: 'align-2', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
 ];
 
 /** Writes 1 / deviation of the latents over 512 frames into the autoencoder's config. */
