@@ -2,11 +2,12 @@
 
 import collections
 import pickle
+import re
 import zipfile
 
 import numpy
 import torch
-
+from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
 from safetensors.torch import load_file
 
 from common import FIXTURES, fresh, normal, write_safetensors
@@ -45,6 +46,27 @@ def tensors() -> dict:
     }
 
 
+def original_motion(path) -> None:
+    """The motion modules of compose/sd15 as AnimateDiff's own training saves them; diffusers reads them back."""
+    known = load_file(FIXTURES / "compose/sd15/video/diffusion_pytorch_model.safetensors")
+    names = [(".attn1.", ".attention_blocks.0."), (".attn2.", ".attention_blocks.1."), (".norm1.", ".norms.0.")]
+    names += [(".norm2.", ".norms.1."), (".norm3.", ".ff_norm.")]
+    state = {}
+    for name, value in known.items():
+        module, block, rest = re.match(r"(.*motion_modules\.\d+\.)(transformer_blocks\.\d+)?(.*)", name).groups()
+        if rest == ".pos_embed.pe":
+            for attention in (0, 1):
+                state[f"{module}temporal_transformer.{block}.attention_blocks.{attention}.pos_encoder.pe"] = value
+            continue
+        for new, old in names if block else ():
+            rest = rest.replace(new, old)
+        state[f"{module}temporal_transformer.{block or ''}{rest}"] = value
+    read = convert_animatediff_checkpoint_to_diffusers(state)
+    assert read.keys() == {name for name in known if not name.endswith(".pe")}
+    assert all(torch.equal(read[name], known[name]) for name in read)
+    torch.save({"epoch": 2, "global_step": 9, "state_dict": {f"module.{name}": v for name, v in state.items()}}, path)
+
+
 def make() -> None:
     folder = fresh("checkpoints")
     state = collections.OrderedDict(tensors())
@@ -58,6 +80,8 @@ def make() -> None:
 
     # a LoRA as older repositories have it
     torch.save(load_file(FIXTURES / "compose/pocket/words.kohya.safetensors"), folder / "words.kohya.pt")
+
+    original_motion(folder / "motion.ckpt")
 
     torch.save({"weight": torch.ones(2), "code": Code()}, folder / "code.pt")
     torch.save({"weight": torch.ones(2), "thing": Thing()}, folder / "thing.pt")

@@ -2,6 +2,7 @@ import { adapterKind, checkFile, definePlugin } from '@attune/core';
 import { z } from 'zod';
 
 import { VideoConfig } from './config.ts';
+import { checkTables, diffusersNames, inferredConfig, isOriginal } from './original.ts';
 import { video } from './video.ts';
 
 export { VideoConfig } from './config.ts';
@@ -26,32 +27,37 @@ export default definePlugin({
       video: adapterKind({
         options: Options,
         detect: ({ weights }) => {
-          const names = [...weights.names()];
+          const known = diffusersNames(weights);
+          const names = [...known.names()];
           const evidence = names.find((key) => ownKey.test(key));
           if (evidence === undefined) return undefined;
           const first = 'down_blocks.0.motion_modules.0.norm.weight';
           const sd1 =
-            weights.has(first) &&
-            weights.entry(first).shape[0] === 320 &&
+            known.has(first) &&
+            known.entry(first).shape[0] === 320 &&
             names.some((key) => key.startsWith('down_blocks.3.'));
           return {
-            dialect: 'diffusers',
+            dialect: isOriginal(weights) ? 'animatediff' : 'diffusers',
             algorithm: 'motion',
             evidence,
             ...(sd1 ? { base: 'sd1' } : {}),
           };
         },
-        create: ({ file, model: { latents }, ...common }, options) =>
-          video({
+        create: ({ file, model: { latents }, ...common }, options) => {
+          const weights = file && diffusersNames(file.weights);
+          if (file) checkTables(file.weights);
+          const told = file?.config ?? (weights && inferredConfig(weights));
+          return video({
             ...common,
             config: checkFile(
               VideoConfig,
-              { ...(file?.config as object), ...options },
+              { ...(told as object), ...options },
               file?.path ?? 'video',
             ),
             ...(latents ? { channels: latents.channels } : {}),
-            ...(file ? { weights: file.weights } : {}),
-          }),
+            ...(weights ? { weights } : {}),
+          });
+        },
       }),
     },
   },

@@ -79,14 +79,6 @@ const layouts: readonly (readonly [key: RegExp, foreign: Foreign])[] = [
     },
   ],
   [
-    /\.temporal_transformer\./,
-    {
-      kind: 'motion',
-      reason: 'it is an AnimateDiff motion module in its original layout',
-      fix: 'convert it to a diffusers MotionAdapter',
-    },
-  ],
-  [
     /^(image_proj\.|ip_adapter\.)/,
     {
       kind: 'ip-adapter',

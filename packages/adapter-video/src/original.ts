@@ -1,0 +1,73 @@
+/**
+ * Motion modules as AnimateDiff's own code saves them (v1, v2, v3): other names, a position table in every
+ * attention, no config beside them.
+ */
+
+import { AttuneError, type Weights } from '@attune/engine';
+
+import type { VideoConfig } from './config.ts';
+
+const MARK = '.temporal_transformer.';
+
+/** Parts of a name, from AnimateDiff's to diffusers'; both attentions share one position table there. */
+const parts: readonly (readonly [RegExp, string])[] = [
+  [/^module\./, ''],
+  [/\.temporal_transformer\./, '.'],
+  [/\.attention_blocks\.0\.pos_encoder\.pe$/, '.pos_embed.pe'],
+  [/\.attention_blocks\.0\./, '.attn1.'],
+  [/\.attention_blocks\.1\./, '.attn2.'],
+  [/\.norms\.0\./, '.norm1.'],
+  [/\.norms\.1\./, '.norm2.'],
+  [/\.ff_norm\./, '.norm3.'],
+];
+
+/** The second attention's own table: the same as the first's, or it would be lost. */
+const SECOND = /\.attention_blocks\.1\.pos_encoder\.pe$/;
+
+export const isOriginal = (weights: Weights): boolean =>
+  [...weights.names()].some((name) => name.includes(MARK));
+
+/** The same weights under diffusers' names; names of other layouts stay as they are. */
+export function diffusersNames(weights: Weights): Weights {
+  if (!isOriginal(weights)) return weights;
+  return weights.renamed((name) =>
+    SECOND.test(name)
+      ? undefined
+      : parts.reduce((word, [from, to]) => word.replace(from, to), name),
+  );
+}
+
+/** Throws TWO_TABLES where the two attentions of a block have different position tables. */
+export function checkTables(weights: Weights): void {
+  for (const name of weights.names()) {
+    if (!SECOND.test(name)) continue;
+    const first = name.replace('.attention_blocks.1.', '.attention_blocks.0.');
+    const [a, b] = [first, name].map((one) => weights.entry(one).load());
+    if (a.data.length !== b.data.length || a.data.some((value, i) => value !== b.data[i]))
+      throw new AttuneError(
+        'TWO_TABLES',
+        `${first} and ${name} differ; motion modules have one position table for both attentions.`,
+        { name },
+      );
+  }
+}
+
+/** What shapes and names tell of a file without a config, under diffusers' names. */
+export function inferredConfig(weights: Weights): Partial<VideoConfig> {
+  const names = [...weights.names()];
+  const count = (pattern: RegExp): number =>
+    Math.max(0, ...names.map((name) => 1 + Number(pattern.exec(name)?.[1] ?? -1)));
+  const levels = count(/^down_blocks\.(\d+)\./);
+  const width = (level: number): number => {
+    const name = `down_blocks.${level}.motion_modules.0.norm.weight`;
+    return weights.entry(name).shape[0];
+  };
+  const table = names.find((name) => name.endsWith('.pos_embed.pe'));
+  return {
+    block_out_channels: Array.from({ length: levels }, (_, level) => width(level)),
+    motion_layers_per_block: count(/^down_blocks\.0\.motion_modules\.(\d+)\./),
+    motion_transformer_layers_per_block: count(/^down_blocks\.0\..*\.transformer_blocks\.(\d+)\./),
+    use_motion_mid_block: names.some((name) => name.startsWith('mid_block.')),
+    ...(table ? { motion_max_seq_length: weights.entry(table).shape[1] } : {}),
+  };
+}

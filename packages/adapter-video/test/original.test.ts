@@ -1,0 +1,37 @@
+import { f32, Weights } from '@attune/engine';
+import { expect, test } from 'vitest';
+
+import { checkTables, diffusersNames, inferredConfig } from '../src/original.ts';
+
+const module = 'mid_block.motion_modules.0.temporal_transformer';
+const table = (attention: number) =>
+  `${module}.transformer_blocks.0.attention_blocks.${attention}.pos_encoder.pe`;
+
+test('one position table stands for both attentions; two different ones are refused', () => {
+  const one = f32([1, 2, 3, 4], [1, 2, 2]);
+  const other = f32([1, 2, 3, 5], [1, 2, 2]);
+  const same = Weights.fromArrays({ [table(0)]: one, [table(1)]: one });
+  checkTables(same);
+  expect([...diffusersNames(same).names()]).toEqual([
+    'mid_block.motion_modules.0.transformer_blocks.0.pos_embed.pe',
+  ]);
+  const two = Weights.fromArrays({ [table(0)]: one, [table(1)]: other });
+  expect(() => checkTables(two)).toThrow(/attention_blocks\.1\.pos_encoder\.pe differ/);
+  expect(() => checkTables(Weights.fromArrays({ [table(1)]: one }))).toThrow(/There is no weight/);
+});
+
+test('names and shapes tell the config', () => {
+  const arrays = [4, 8].flatMap((width, level) =>
+    [0, 1].map((layer) => {
+      const name = `down_blocks.${level}.motion_modules.${layer}.norm.weight`;
+      return [name, f32(new Float32Array(width), [width])] as const;
+    }),
+  );
+  const weights = Weights.fromArrays(new Map(arrays));
+  expect(inferredConfig(weights)).toEqual({
+    block_out_channels: [4, 8],
+    motion_layers_per_block: 2,
+    motion_transformer_layers_per_block: 0,
+    use_motion_mid_block: false,
+  });
+});
