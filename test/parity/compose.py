@@ -18,6 +18,7 @@ class Bundle:
 
     def __init__(self, name: str, size: tuple, factor: int, specs: dict):
         self.name, self.size, self.factor, self.specs = name, size, factor, specs
+        self.per_frame = False  # of the motion modules' norms
         self.folder, self.model = fresh("compose", name), FIXTURES / "unet" / name
         self.unet = UNet2DConditionModel.from_pretrained(self.model / "unet")
         self.scheduler = DDIMScheduler.from_pretrained(self.model / "scheduler")
@@ -26,6 +27,8 @@ class Bundle:
         edit = self.folder / "edit" if "edit" in strengths else None
         video = self.folder / "video" if "video" in strengths else None
         stack = stacks.Stack(self.model, edit, video, text="words" in strengths)
+        if self.per_frame:
+            stack.norm_per_frame()
         stack.edit_strength = strengths.get("edit", 1.0)
         stack.video_strength = strengths.get("video", 1.0)
         active = [n for n in strengths if n in self.specs]
@@ -110,6 +113,12 @@ def pocket() -> None:
 
     bundle.step("control", {"edit": 1.0})
     bundle.step("motion", {"video": 1.0})
+    x = bundle.inputs("motion", {"video": 1.0})
+    over_clips = bundle.stack({"video": 1.0}).call(x)
+    bundle.per_frame = True
+    assert error(bundle.stack({"video": 1.0}).call(x), over_clips) > 1e-3
+    bundle.step("motion_per_frame", {"video": 1.0}, wanted={"norm": "per_frame"})
+    bundle.per_frame = False
     lora = bundle.step("lora", {"look": 0.7})
     bundle.step("stack", ALL)
     bundle.step("strengths", {"edit": 0.8, "video": 0.5, "look": 0.7, "sway": 1.3}, rows=1, wanted={"params": None})

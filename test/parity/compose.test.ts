@@ -58,6 +58,7 @@ const gradientsIn = (io: Case['io']): number =>
 describe.each([
   ['pocket', 'control'],
   ['pocket', 'motion'],
+  ['pocket', 'motion_per_frame'],
   ['pocket', 'lora'],
   ['pocket', 'stack'],
   ['pocket', 'strengths'],

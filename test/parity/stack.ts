@@ -28,21 +28,37 @@ export interface Case {
 export async function openCase(name: string, file: string): Promise<Case> {
   const folder = `${fixtures}/compose/${name}`;
   const source = openSafetensors(`${folder}/io.${file}.safetensors`);
-  const { adapters } = JSON.parse(source.metadata.case) as { adapters: Record<string, number> };
+  const { adapters, norm } = JSON.parse(source.metadata.case) as {
+    adapters: Record<string, number>;
+    norm?: 'per_frame';
+  };
   let model = await loadModel(`${fixtures}/unet/${name}`);
   for (const adapter of ['video', 'edit', 'look', 'sway', 'words'])
     if (adapter in adapters)
-      model = compose(model, openAdapter(folder, adapter, adapters[adapter], model));
+      model = compose(
+        model,
+        openAdapter(folder, adapter, adapters[adapter], model, norm ? { norm } : {}),
+      );
   const io = new Map([...source.tensors.keys()].map((key) => [key, asRows(source.read(key))]));
   // Every weight of every file must be asked for, and every parameter must be there.
   return { model: materialize(model, { dims: nominalDims }), io };
 }
 
-function openAdapter(folder: string, name: string, strength: number, model: Model): Adapter {
+function openAdapter(
+  folder: string,
+  name: string,
+  strength: number,
+  model: Model,
+  changes: Partial<VideoConfig>,
+): Adapter {
   if (name === 'video' || name === 'edit') {
     const { weights, config } = readAdapterFile(`${folder}/${name}`);
     return name === 'video'
-      ? video({ config: VideoConfig.parse(config), weights, strength })
+      ? video({
+          config: VideoConfig.parse({ ...(config as object), ...changes }),
+          weights,
+          strength,
+        })
       : edit({ config: EditConfig.parse(config), weights, strength });
   }
   return loraFrom(`${folder}/${name}.safetensors`, name, model, strength);

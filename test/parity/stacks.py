@@ -33,6 +33,19 @@ def save_video(folder: Path, unet: UNet2DConditionModel, learned_positions: bool
     adapter.save_pretrained(folder)
 
 
+class PerFrame(torch.nn.Module):
+    """A motion module's norm as AnimateDiff's own code has it: statistics of each frame, not of the clip."""
+
+    def __init__(self, norm: torch.nn.GroupNorm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, clips):
+        """[B,C,F,H,W]"""
+        rows = clips.transpose(1, 2)
+        return self.norm(rows.flatten(0, 1)).unflatten(0, rows.shape[:2]).transpose(1, 2)
+
+
 class Stack(torch.nn.Module):
     """A frozen UNet under any of: a ControlNet with its own text, a MotionAdapter, LoRAs (added to `unet` by PEFT)."""
 
@@ -49,6 +62,11 @@ class Stack(torch.nn.Module):
             if isinstance(module, AnimateDiffTransformer3D):
                 module.register_forward_hook(self.gate_motion)
         self.eval().requires_grad_(False)
+
+    def norm_per_frame(self):
+        for module in self.unet.modules():
+            if isinstance(module, AnimateDiffTransformer3D):
+                module.norm = PerFrame(module.norm)
 
     def gate_motion(self, _module, args, out):
         """A motion module adds to the value it gets; its strength scales what it adds."""

@@ -12,6 +12,11 @@ export const VideoConfig = z.object({
   use_motion_mid_block: z.boolean().default(true),
   motion_mid_block_layers_per_block: z.int().default(1),
   motion_transformer_layers_per_mid_block: z.union([z.int(), z.array(z.int())]).default(1),
+  /**
+   * What the modules' group norms take their statistics over: all frames of a clip, as diffusers does, or
+   * each frame alone, as AnimateDiff's own code does.
+   */
+  norm: z.enum(['all_frames', 'per_frame']).default('all_frames'),
   /** Ours: condition on the latent of the clip's first frame. */
   first_frame: z.boolean().default(false),
   /** Ours: every frame also attends to the whole first frame, wherever its content has moved to. */

@@ -26,6 +26,7 @@ export interface TemporalOptions {
   readonly heads: number;
   readonly layers: number;
   readonly groups: number;
+  readonly norm: 'all_frames' | 'per_frame';
   /** Frames the position table reaches. */
   readonly maxFrames: number;
   readonly rows: Rows;
@@ -36,13 +37,21 @@ export interface TemporalOptions {
 }
 
 /**
- * x [B·F, C, H, W] → what the module adds to it. Tokens are the frames of each pixel. The group norm
- * takes its statistics over all frames of a clip, as diffusers does.
+ * x [B·F, C, H, W] → what the module adds to it. Tokens are the frames of each pixel.
  */
 export function temporalTransformer(
   scope: Scope,
   x: Tensor,
-  { heads, layers, groups, maxFrames, rows: { B, F }, storedPositions, text }: TemporalOptions,
+  {
+    heads,
+    layers,
+    groups,
+    norm: over,
+    maxFrames,
+    rows: { B, F },
+    storedPositions,
+    text,
+  }: TemporalOptions,
 ): Tensor {
   const [, c, h, w] = x.shape;
   if (F > maxFrames)
@@ -51,16 +60,22 @@ export function temporalTransformer(
       `${scope.path}: ${F} frames, but its position table has ${maxFrames}; use windows of at most ${maxFrames}.`,
       { frames: F, maxFrames },
     );
-  const clips = transpose(reshape(x, [B, F, c, h * w]), [0, 2, 1, 3]); // [B, C, F, H·W]
+  const frames = reshape(x, [B * F, c, h * w]);
+  const whole = transpose(reshape(x, [B, F, c, h * w]), [0, 2, 1, 3]); // [B, C, F, H·W]
+  const normed = over === 'per_frame' ? frames : whole;
   const norm = scope.at('norm');
   const normal = norm.layer({
     type: 'norm',
-    x: clips,
+    x: normed,
     weight: norm.param('weight', [c], ones),
     bias: norm.param('bias', [c], zeros),
-    apply: (weight, bias) => groupNorm(clips, groups, weight, bias!, 1e-6),
+    apply: (weight, bias) => groupNorm(normed, groups, weight, bias!, 1e-6),
   });
-  const tokens = reshape(transpose(normal, [0, 3, 2, 1]), [B * h * w, F, c]);
+  const byPixel =
+    over === 'per_frame'
+      ? transpose(reshape(normal, [B, F, c, h * w]), [0, 3, 1, 2])
+      : transpose(normal, [0, 3, 2, 1]);
+  const tokens = reshape(byPixel, [B * h * w, F, c]);
   const inner = c;
   let t = linear(scope.at('proj_in'), tokens, inner);
   for (let i = 0; i < layers; i++) {

@@ -93,6 +93,7 @@ function motion(
       ? each(config.motion_transformer_layers_per_mid_block, 0)
       : each(config.motion_transformer_layers_per_block, level),
     groups: config.motion_norm_num_groups,
+    norm: config.norm,
     maxFrames: config.motion_max_seq_length,
     rows: call,
     storedPositions,
