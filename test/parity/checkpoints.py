@@ -7,7 +7,10 @@ import zipfile
 
 import numpy
 import torch
-from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
+from diffusers.loaders.single_file_utils import (
+    convert_animatediff_checkpoint_to_diffusers,
+    convert_controlnet_checkpoint,
+)
 from safetensors.torch import load_file
 
 from common import FIXTURES, fresh, normal, write_safetensors
@@ -67,6 +70,42 @@ def original_motion(path) -> None:
     torch.save({"epoch": 2, "global_step": 9, "state_dict": {f"module.{name}": v for name, v in state.items()}}, path)
 
 
+RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1"}
+RESNET |= {"norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+
+
+def ldm_name(name: str, layers: int) -> str:
+    """A ControlNet's weight as the original code calls it."""
+    part, leaf = name.rsplit(".", 1)
+    hint = re.match(r"controlnet_cond_embedding\.(conv_in|conv_out|blocks\.(\d+))", part)
+    if hint:
+        at = {"conv_in": 0, "conv_out": 14}.get(hint[1])
+        return f"input_hint_block.{2 * int(hint[2]) + 2 if at is None else at}.{leaf}"
+    if part.startswith("controlnet_down_blocks"):
+        return f"zero_convs.{part.split('.')[1]}.0.{leaf}"
+    single = {"controlnet_mid_block": "middle_block_out.0", "conv_in": "input_blocks.0.0"}
+    single |= {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
+    if part in single:
+        return f"{single[part]}.{leaf}"
+    block, kind, index, rest = re.match(r"(mid_block|down_blocks\.\d+)\.(resnets|attentions|downsamplers)\.(\d+)\.(.*)", part).groups()
+    rest = RESNET[rest] if kind == "resnets" else "op" if kind == "downsamplers" else rest
+    if block == "mid_block":
+        return f"middle_block.{2 * int(index) if kind == 'resnets' else 1}.{rest}.{leaf}"
+    place = 1 + int(block.split(".")[1]) * (layers + 1) + (layers if kind == "downsamplers" else int(index))
+    return f"input_blocks.{place}.{1 if kind == 'attentions' else 0}.{rest}.{leaf}"
+
+
+def original_control(folder) -> None:
+    """The ControlNet of compose/sd15, without its tasks, as the original code saves it; diffusers reads it back."""
+    known = load_file(FIXTURES / "compose/sd15/edit/diffusion_pytorch_model.safetensors")
+    known = {name: value for name, value in known.items() if not name.startswith("class_embedding")}
+    state = {ldm_name(name, layers=2): value for name, value in known.items()}
+    read = convert_controlnet_checkpoint(dict(state), {"layers_per_block": 2})
+    assert read.keys() == known.keys() and all(torch.equal(read[name], known[name]) for name in known)
+    half = {f"control_model.{name}": value.half() for name, value in state.items()}
+    torch.save({"state_dict": half}, folder / "control.pth")
+
+
 def make() -> None:
     folder = fresh("checkpoints")
     state = collections.OrderedDict(tensors())
@@ -82,6 +121,7 @@ def make() -> None:
     torch.save(load_file(FIXTURES / "compose/pocket/words.kohya.safetensors"), folder / "words.kohya.pt")
 
     original_motion(folder / "motion.ckpt")
+    original_control(folder)
 
     torch.save({"weight": torch.ones(2), "code": Code()}, folder / "code.pt")
     torch.save({"weight": torch.ones(2), "thing": Thing()}, folder / "thing.pt")

@@ -3,6 +3,7 @@ import { z } from 'zod';
 
 import { EditConfig } from './config.ts';
 import { edit } from './edit.ts';
+import { diffusersNames, inferredConfig } from './original.ts';
 
 export { EditConfig } from './config.ts';
 export { edit, type EditOptions } from './edit.ts';
@@ -14,32 +15,37 @@ export default definePlugin({
       edit: adapterKind({
         options: z.looseObject({}),
         detect: ({ weights }) => {
+          const renamed = diffusersNames(weights);
+          const known = renamed ?? weights;
           const name = 'controlnet_cond_embedding.conv_in.weight';
-          if (!weights.has(name)) return undefined;
-          const base = baseFamily(weights);
+          if (!known.has(name)) return undefined;
+          const base = baseFamily(known);
           return {
-            dialect: 'diffusers',
+            dialect: renamed ? 'ldm' : 'diffusers',
             algorithm: 'controlnet',
-            evidence: name,
+            evidence: renamed ? 'input_hint_block.0.weight' : name,
             ...(base === undefined ? {} : { base }),
           };
         },
-        create: ({ file, model, ...common }, options) =>
-          edit({
+        create: ({ file, model, ...common }, options) => {
+          const weights = file && (diffusersNames(file.weights) ?? file.weights);
+          const told = file?.config ?? (weights && inferredConfig(weights));
+          return edit({
             ...common,
             config: checkFile(
               EditConfig,
-              { ...(file?.config as object), ...options },
+              { ...(told as object), ...options },
               file?.path ?? 'edit',
             ),
-            ...(file
-              ? { weights: file.weights }
+            ...(weights
+              ? { weights }
               : {
                   initial: model.weights.renamed((name) =>
                     name.startsWith('unet.') ? name.slice('unet.'.length) : undefined,
                   ),
                 }),
-          }),
+          });
+        },
       }),
     },
   },

@@ -71,14 +71,6 @@ const layouts: readonly (readonly [key: RegExp, foreign: Foreign])[] = [
     },
   ],
   [
-    /^(control_model\.)?(zero_convs\.0\.0|input_hint_block\.0)\.weight$/,
-    {
-      kind: 'controlnet',
-      reason: 'it is a ControlNet in its original layout',
-      fix: 'convert it to diffusers’ layout',
-    },
-  ],
-  [
     /^(image_proj\.|ip_adapter\.)/,
     {
       kind: 'ip-adapter',
