@@ -222,7 +222,8 @@ describe('what cannot, and why', () => {
       'ok',
       /IP-Adapter/,
     ],
-    ['LoHa', named('a.safetensors', holding('lora_unet_x.hada_w1_a')), 'ok', /loha/],
+    ['OFT', named('a.safetensors', holding('lora_unet_x.oft_blocks')), 'ok', /oft/],
+    ['half a LoHa', named('a.safetensors', holding('lora_unet_x.hada_w1_a')), 'ok', /lora_unet_x/],
     [
       'unknown tensors',
       named('a.safetensors', holding('x\u001b[31m')),

@@ -1,17 +1,30 @@
 /** Layouts of adapter files in the wild: each opens as the adapter that diffusers' layout holds. */
 
-import { findPlugins, openStack, PluginLoader, StackFile } from '@attune/core';
-import { toF32, toHalf } from '@attune/engine';
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import {
+  findPlugins,
+  fromLdm,
+  loadModel,
+  openStack,
+  PluginLoader,
+  readAdapterFile,
+  StackFile,
+  toLdm,
+} from '@attune/core';
+import { toF32, toHalf, writeSafetensors } from '@attune/engine';
 import { expect, test } from 'vitest';
 
 const fixtures = 'test/parity/fixtures';
 const loader = new PluginLoader(findPlugins('packages/cli'));
 
-/** Weights of the adapter, by its own names, and its config. */
-async function opened(backbone: string, entry: Readonly<Record<string, unknown>>) {
-  const stack = StackFile.parse({ backbone: `${fixtures}/unet/${backbone}`, adapters: [entry] });
+/** Weights of the last adapter, by its own names, and its config. */
+async function opened(backbone: string, ...adapters: readonly Readonly<Record<string, unknown>>[]) {
+  const stack = StackFile.parse({ backbone: `${fixtures}/unet/${backbone}`, adapters });
   const model = await openStack(stack, '.', loader);
-  const [{ name, config }] = model.adapters;
+  const { name, config } = model.adapters[model.adapters.length - 1];
   const own = model.weights.under(`${name}.`);
   const values = Object.fromEntries(
     [...own.names()].toSorted().map((key) => [key, own.entry(key).load()]),
@@ -50,4 +63,101 @@ test('a ControlNet as its own code saves it: pickled, wrapped, halves', async ()
   for (const key of Object.keys(original.config!))
     if (key in config)
       expect({ key, value: original.config![key] }).toEqual({ key, value: config[key] });
+});
+
+/** A LoRA file's tensors under other names, in a file of its own; without those that get none. */
+function respelled(from: string, rename: (key: string) => string | undefined): string {
+  const { weights, metadata } = readAdapterFile(from);
+  const path = join(mkdtempSync(join(tmpdir(), 'spelled-')), 'adapter.safetensors');
+  const tensors = Object.fromEntries(
+    [...weights.names()].flatMap((key) => {
+      const name = rename(key);
+      return name === undefined ? [] : [[name, weights.entry(key).load()]];
+    }),
+  );
+  writeSafetensors(path, tensors, metadata);
+  return path;
+}
+
+const layerOf = (key: string): string => key.replace(/^unet\.|\.lora_[AB]\.weight$/g, '');
+const side = (key: string): string => (key.endsWith('lora_A.weight') ? 'down' : 'up');
+const layout = { layers: 2, attends: (level: number) => level > 0 };
+
+const processor = (key: string): string =>
+  `${layerOf(key).replace(/\.(to_[qkv]|to_out)(\.0)?$/, '.processor.$1_lora')}.${side(key)}.weight`;
+const kohya = (prefix: string, name: string, key: string): string =>
+  `${prefix}${name.replaceAll('.', '_')}.lora_${side(key)}.weight`;
+
+test.each<[string, (key: string) => string, RegExp]>([
+  ['diffusers before 0.19', (key) => `unet.${processor(key)}`, /\.attn/],
+  ['the oldest files, without a prefix', processor, /\.attn/],
+  ['`.lora.down`', (key) => `unet.${layerOf(key)}.lora.${side(key)}.weight`, /./],
+  [
+    'PEFT, with the name of its adapter',
+    (key) => key.replace(/^unet(.*)\.weight$/, 'base_model.model$1.default.weight'),
+    /./,
+  ],
+  ['kohya', (key) => kohya('lora_unet_', layerOf(key), key), /./],
+  [
+    'kohya, with the original names of blocks',
+    (key) => kohya('lora_unet_', toLdm(layerOf(key), layout)!, key),
+    /./,
+  ],
+  ['standalone LyCORIS', (key) => kohya('lycoris_', layerOf(key), key), /./],
+])('a LoRA spelled as in %s', async (_, rename, only) => {
+  const path = `${fixtures}/compose/sd15/look.safetensors`;
+  const these = (key: string) => (only.test(key) ? key : undefined);
+  const truth = await opened('sd15', { use: 'lora', from: respelled(path, these) });
+  const other = await opened('sd15', {
+    use: 'lora',
+    from: respelled(path, (key) => these(key) && rename(key)),
+  });
+  expect(Object.keys(truth.values).length).toBeGreaterThan(100);
+  expect(other.values).toEqual(truth.values);
+});
+
+const attention = (key: string) => (/attn[12]\.to/.test(key) ? key : undefined);
+const animateDiff = (key: string) =>
+  processor(
+    key
+      .replace('.attn1.', '.attention_blocks.0.')
+      .replace('.attn2.', '.attention_blocks.1.')
+      .replace(/(motion_modules\.\d+)\./, '$1.temporal_transformer.'),
+  );
+
+test('a motion LoRA as AnimateDiff saves it', async () => {
+  const path = `${fixtures}/compose/sd15/sway.safetensors`;
+  const video = { use: 'video', from: `${fixtures}/compose/sd15/video` };
+  const [truth, other] = await Promise.all(
+    [attention, (key: string) => attention(key) && animateDiff(key)].map((rename) =>
+      opened('sd15', video, { use: 'lora', from: respelled(path, rename) }),
+    ),
+  );
+  expect(Object.keys(truth.values).length).toBeGreaterThan(100);
+  expect(other.values).toEqual(truth.values);
+});
+
+test('the original UNet has the names that its checkpoints are known for', () => {
+  const known = {
+    conv_in: 'input_blocks.0.0',
+    'time_embedding.linear_2': 'time_embed.2',
+    'down_blocks.0.resnets.1.conv_shortcut': 'input_blocks.2.0.skip_connection',
+    'down_blocks.0.attentions.0.proj_in': 'input_blocks.1.1.proj_in',
+    'down_blocks.0.downsamplers.0.conv': 'input_blocks.3.0.op',
+    'mid_block.resnets.1.norm2': 'middle_block.2.out_layers.0',
+    'mid_block.attentions.0.norm': 'middle_block.1.norm',
+    'up_blocks.0.upsamplers.0.conv': 'output_blocks.2.1.conv',
+    'up_blocks.1.upsamplers.0.conv': 'output_blocks.5.2.conv',
+    'up_blocks.3.attentions.2.proj_out': 'output_blocks.11.1.proj_out',
+    conv_norm_out: 'out.0',
+  };
+  for (const [name, ldm] of Object.entries(known)) expect(toLdm(name, layout)).toBe(ldm);
+});
+
+test('every weight of a UNet has an original name, and comes back from it', async () => {
+  const { weights } = await loadModel(`${fixtures}/unet/sd15`);
+  const names = [...weights.under('unet.').names()];
+  const others = names.map((name) => toLdm(name, layout)!);
+  expect(new Set(others).size).toBe(names.length);
+  expect(others.map((name) => fromLdm(name, layout.layers))).toEqual(names);
 });

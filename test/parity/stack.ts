@@ -7,7 +7,6 @@ import {
   type Adapter,
   checkpointKey,
   compose,
-  inventory,
   loadModel,
   materialize,
   type Model,
@@ -66,17 +65,9 @@ function openAdapter(
 
 /** A LoRA file as a trainable adapter. */
 export function loraFrom(path: string, name: string, model: Model, strength = 1): Adapter {
-  const read = readLora(readAdapterFile(path), layersOf(model));
+  const read = readLora(readAdapterFile(path), model);
   return lora({ name, ...read, train: true, strength });
 }
-
-/** The addresses of a model's layers. */
-export const layersOf = (model: Model): Set<string> =>
-  new Set(
-    [...inventory(model, nominalDims).sites].flatMap((site) =>
-      site.startsWith('layer:') ? [site.slice(6)] : [],
-    ),
-  );
 
 /** A clip [B, C, F, H, W] as rows [B·F, C, H, W]; i64 times as f32; anything else as it is. */
 function asRows(array: NDArray): NDArray {

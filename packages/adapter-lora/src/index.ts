@@ -1,19 +1,24 @@
-import { adapterKind, definePlugin, inventory, nominalDims } from '@attune/core';
+import { adapterKind, definePlugin } from '@attune/core';
 import { z } from 'zod';
 
 import { readLora } from './formats.ts';
 import { lora } from './lora.ts';
 import { detectLora, surveyLora } from './survey.ts';
 
-export { detectDialect, kohyaName, type LoraFile, readLora } from './formats.ts';
+export { type AlgorithmName, factors } from './algorithms.ts';
+export { type LoraFile, readLora } from './formats.ts';
 export { lora, type LoraOptions, type Module } from './lora.ts';
 
-/** Options of a fresh LoRA; a file brings its own rank, alpha and targets. */
+/** Options of a fresh adapter; a file brings its own algorithm, rank, alpha and targets. */
 const Options = z.strictObject({
+  algorithm: z.enum(['lora', 'loha', 'lokr', 'full']).optional(),
   rank: z.int().positive().optional(),
   alpha: z.number().positive().optional(),
   targets: z.union([z.string(), z.array(z.string())]).optional(),
 });
+
+/** The options that were given. */
+type Given = { [K in keyof z.infer<typeof Options>]?: NonNullable<z.infer<typeof Options>[K]> };
 
 export default definePlugin({
   api: 1,
@@ -23,20 +28,8 @@ export default definePlugin({
         options: Options,
         detect: detectLora,
         survey: surveyLora,
-        create: ({ file, model, ...common }, { rank, alpha, targets }) => {
-          if (!file)
-            return lora({
-              ...common,
-              ...(rank === undefined ? {} : { rank }),
-              ...(alpha === undefined ? {} : { alpha }),
-              ...(targets === undefined ? {} : { targets }),
-            });
-          const layers = [...inventory(model, nominalDims).sites].flatMap((site) =>
-            site.startsWith('layer:') ? [site.slice(6)] : [],
-          );
-          const { weights, modules, fileKey, fileExtras } = readLora(file, new Set(layers));
-          return lora({ ...common, weights, modules, fileKey, fileExtras });
-        },
+        create: ({ file, model, ...common }, options) =>
+          lora({ ...common, ...(file ? readLora(file, model) : (options as Given)) }),
       }),
     },
   },

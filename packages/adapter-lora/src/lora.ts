@@ -1,31 +1,56 @@
-/** LoRA (Hu et al. 2021, arXiv 2106.09685): W + s · (alpha / r) · B A at linear and conv layers. */
+/** An adapter of changed weights: W + s · (W′ − W) at layers, W′ from a few small matrices each. */
 
 import {
   type Adapter,
   type FileExtras,
+  type Init,
   type Selector,
   type Site,
   type Strength,
-  uniform,
   zeros,
 } from '@attune/core';
-import { AttuneError, conv2d, linear, mul, type Tensor, type Weights } from '@attune/engine';
+import {
+  AttuneError,
+  conv2d,
+  linear,
+  mul,
+  reshape,
+  type Shape,
+  type Tensor,
+  values,
+  type Weights,
+} from '@attune/engine';
 
-/** Rank and scale of one module. */
+import {
+  type AlgorithmName,
+  algorithms,
+  deltaOf,
+  type Has,
+  type Parts,
+  tuckerDown,
+} from './algorithms.ts';
+import { magnitudes, reweighted } from './dora.ts';
+
+/** One module: how its tensors make a change, and its scale alpha / rank. */
 export interface Module {
+  readonly algorithm: AlgorithmName;
   readonly rank: number;
   readonly alpha: number;
+  /** Shapes of its tensors by leaf, as in the file. */
+  readonly leaves: ReadonlyMap<string, Shape>;
 }
 
 export interface LoraOptions {
   readonly name?: string;
-  /** One rank for all targets, or one per address (as loaded files have). */
+  /** What a fresh adapter is made of. Default `lora`. */
+  readonly algorithm?: AlgorithmName;
+  /** Rank of a fresh adapter's matrices. Default 8. */
   readonly rank?: number;
   /** Default: the rank, so that the scale is 1. */
   readonly alpha?: number;
   /** Layers to act on. Default: the attention projections of the UNet. */
   readonly targets?: Selector;
-  /** Per-address rank and alpha; where given, `targets` are exactly these addresses. */
+  /** A loaded file's modules by address; where given, `targets` are exactly these addresses. */
   readonly modules?: ReadonlyMap<string, Module>;
   readonly weights?: Weights;
   /** The key of a parameter in the file that `weights` came from. */
@@ -40,9 +65,10 @@ const attentionProjections = ['to_q', 'to_k', 'to_v', 'to_out.0'].map(
   (layer) => `unet.**.attn*.${layer}`,
 );
 
-/** A low-rank adapter. Fresh: A random, B zero, so that it starts as the identity. */
+/** An adapter of LoRA's family. A fresh one starts as the identity. */
 export function lora({
   name = 'lora',
+  algorithm = 'lora',
   rank = 8,
   alpha = rank,
   targets = attentionProjections,
@@ -59,42 +85,94 @@ export function lora({
     commutes: true,
     ...(weights ? { weights } : {}),
     ...(fileKey ? { fileKey } : {}),
-    fileExtras: fileExtras ?? { metadata: peftHeader(rank, alpha), tensors: {} },
+    fileExtras: fileExtras ?? { metadata: peftHeader(algorithm, rank, alpha), tensors: {} },
     ...(strength === undefined ? {} : { strength }),
     ...(train ? { train } : {}),
     attach: () => [
       {
         at: modules ? [...modules.keys()] : targets,
-        delta: (value, site) => lowRank(value, site, modules?.get(site.address) ?? { rank, alpha }),
+        delta: (value, site) => {
+          const known = modules?.get(site.address);
+          return known
+            ? change(value, site, { ...known, leaves: loaded(known.leaves) })
+            : change(value, site, { algorithm, rank, alpha, leaves: fresh(site, algorithm, rank) });
+        },
       },
     ],
   };
 }
 
 /** Rank and alpha where diffusers looks for them: PEFT's config in the header, by component. */
-function peftHeader(rank: number, alpha: number): Record<string, string> {
+function peftHeader(type: AlgorithmName, rank: number, alpha: number): Record<string, string> {
   const config = ['unet', 'text_encoder'].flatMap((component) => [
-    [`${component}.peft_type`, 'LORA'],
+    [`${component}.peft_type`, type.toUpperCase()],
     [`${component}.r`, rank],
     [`${component}.lora_alpha`, alpha],
   ]);
   return { lora_adapter_metadata: JSON.stringify(Object.fromEntries(config)) };
 }
 
-function lowRank(value: Tensor, { address, layer, scope }: Site, module: Module): Tensor {
-  const { rank, alpha } = module;
-  const { type, weight, apply } = layer!;
-  if (type !== 'linear' && type !== 'conv')
+type Leaves = ReadonlyMap<string, { readonly shape: Shape; readonly init: Init }>;
+
+const loaded = (shapes: ReadonlyMap<string, Shape>): Leaves =>
+  new Map([...shapes].map(([leaf, shape]) => [leaf, { shape, init: zeros }]));
+
+function fresh({ layer, address, scope }: Site, algorithm: AlgorithmName, rank: number): Leaves {
+  const { type, weight } = layer!;
+  if (algorithm !== 'full' && type !== 'linear' && type !== 'conv')
     throw new AttuneError(
       'BAD_TARGET',
       `${scope.path}: ${address} is a layer of type ${type}; low-rank matrices act on linear and conv layers only: narrow the targets.`,
       { address, type },
     );
+  return new Map(Object.entries(algorithms[algorithm].fresh(weight.shape, rank)));
+}
+
+/** What the changed weight adds to a layer's output. */
+function change(
+  value: Tensor,
+  { address, layer, scope }: Site,
+  { algorithm, rank, alpha, leaves }: Omit<Module, 'leaves'> & { readonly leaves: Leaves },
+): Tensor {
+  const { type, weight, apply } = layer!;
+  const has: Has = (leaf) => leaves.has(leaf);
+  const part: Parts = (leaf) => scope.param(leaf, leaves.get(leaf)!.shape, leaves.get(leaf)!.init);
+  const scale = alpha / rank;
+  const magnitude = Object.keys(magnitudes).find(has);
+  const shift = has('diff_b') ? part('diff_b') : undefined;
+  if (algorithm === 'lora' && !magnitude && !shift && (type === 'linear' || type === 'conv'))
+    return narrow(value, { address, weight, apply, scale }, part, has);
+  const bare = algorithm === 'full' && !has('diff');
+  let delta = bare
+    ? mul(weight, 0)
+    : mul(deltaOf(algorithm, part, has, weight.shape, address), scale);
+  if (magnitude) {
+    const own = part(magnitude);
+    delta = reweighted(weight, delta, own, magnitudes[magnitude](own.shape));
+  }
+  const still = type === 'norm' ? values(new Float32Array(weight.size), weight.shape) : undefined;
+  return apply(delta, shift ?? still);
+}
+
+/** LoRA without forming its change of the weight: up (down x). */
+function narrow(
+  value: Tensor,
+  layer: { address: string; weight: Tensor; apply: (weight: Tensor) => Tensor; scale: number },
+  part: Parts,
+  has: Has,
+): Tensor {
+  const { address, weight, apply, scale } = layer;
   const [out, ...into] = weight.shape;
-  const fanIn = into.reduce((a, b) => a * b, 1);
-  const down = scope.param('lora_A.weight', [rank, ...into], uniform(fanIn));
-  const ups = [out, rank, ...into.slice(1).map(() => 1)];
-  const up = scope.param('lora_B.weight', ups, zeros);
-  const small = mul(apply(down), alpha / rank);
-  return value.rank === 4 && into.length > 1 ? conv2d(small, up) : linear(small, up);
+  const [a, up] = [part('lora_A.weight'), part('lora_B.weight')];
+  const down = has('lora_mid.weight') ? tuckerDown(part('lora_mid.weight'), a) : a;
+  const rank = down.dim(0);
+  if (up.size !== out * rank || down.size !== rank * (weight.size / out))
+    throw new AttuneError(
+      'BAD_MODULE',
+      `The lora module at ${address} has matrices [${up.shape}] and [${down.shape}]; they make no change of a weight [${weight.shape}].`,
+      { address },
+    );
+  const small = mul(apply(reshape(down, [rank, ...into])), scale);
+  const ups = reshape(up, [out, rank, ...into.slice(1).map(() => 1)]);
+  return value.rank === 4 && into.length > 1 ? conv2d(small, ups) : linear(small, ups);
 }

@@ -2,9 +2,10 @@
 
 import {
   type AdapterFile,
-  type Detection,
   baseFamily,
+  type Detection,
   inventory,
+  layerNames,
   type Model,
   type ModuleFit,
   nominalDims,
@@ -12,109 +13,127 @@ import {
   type Survey,
   type SurveyedModule,
 } from '@attune/core';
-import type { Shape, WeightEntry } from '@attune/engine';
+import { AttuneError, input, type Shape, type Tensor } from '@attune/engine';
 
-import { alphas, type Dialect, detectDialect, resolver } from './formats.ts';
+import { algorithms, deltaOf } from './algorithms.ts';
+import { magnitudes } from './dora.ts';
+import { type FileModule, modulesOf, readModule } from './formats.ts';
+import { resolver } from './names.ts';
+import { scales } from './scale.ts';
 
-/** Relatives of LoRA, by a name that only they have. They are recognised, and not loaded. */
-const relatives: readonly (readonly [algorithm: string, dialect: string, sign: RegExp])[] = [
-  ['dora', 'kohya', /\.dora_scale$/],
-  ['dora', 'peft', /\.lora_magnitude_vector(\.\w+)*$/],
-  ['loha', 'kohya', /\.hada_w1_a$/],
-  ['lokr', 'kohya', /\.lokr_w[12](_a)?$/],
-  ['oft', 'kohya', /\.oft_blocks$/],
-  ['lora', 'diffusers before 0.19', /(\.lora|_lora|\.lora_linear_layer)\.(down|up)\.weight$/],
+/** Relatives of LoRA that are recognised and not loaded, by a name that only they have. */
+const relatives: readonly (readonly [algorithm: string, sign: RegExp])[] = [
+  ['oft', /\.oft_(blocks|diag|r)(\.|$)/],
+  ['glora', /\.(a1|b1)\.weight$/],
+  ['ia3', /\.(on_input|ia3_l(\.\w+)?)$/],
 ];
 
 /** Whether a file is a LoRA or a relative. */
 export function detectLora({ weights }: AdapterFile): Detection | undefined {
   const base = baseFamily(weights);
   const family = base === undefined ? {} : { base };
-  for (const [algorithm, dialect, sign] of relatives) {
-    const evidence = [...weights.names()].find((name) => sign.test(name));
-    if (evidence !== undefined) return { dialect, algorithm, evidence, ...family };
+  const names = [...weights.names()];
+  for (const [algorithm, sign] of relatives) {
+    const evidence = names.find((name) => sign.test(name));
+    if (evidence !== undefined) return { dialect: 'kohya', algorithm, evidence, ...family };
   }
-  const found = detectDialect(weights.names());
-  if (!found) return undefined;
-  const evidence = [...weights.names()].find((name) => found.pattern.test(name));
-  return { dialect: found.dialect, algorithm: 'lora', evidence: evidence ?? '', ...family };
+  const { modules } = modulesOf(names);
+  const [first] = modules.filter(({ keys }) => [...keys.keys()].some((leaf) => leaf !== 'alpha'));
+  if (!first) return undefined;
+  const used = new Set(modules.flatMap(algorithmNames));
+  return {
+    dialect: [...new Set(modules.map(({ dialect }) => dialect))].join(' + '),
+    algorithm: [...used].join(' + ') || 'lora',
+    evidence: [...first.keys].find(([leaf]) => leaf !== 'alpha')![1],
+    ...family,
+  };
 }
 
-interface Pair {
-  down?: WeightEntry;
-  up?: WeightEntry;
+/** What the tools that wrote it call it. */
+function algorithmNames({ algorithm, keys }: FileModule): string[] {
+  if (Object.keys(magnitudes).some((leaf) => keys.has(leaf)))
+    return [algorithm === 'lora' ? 'dora' : `dora of ${algorithm}`];
+  return algorithm === undefined ? [] : [algorithm];
 }
 
 export function surveyLora(file: AdapterFile, model?: Model): Survey {
   const detected = detectLora(file);
-  const spelling = detectDialect(file.weights.names());
-  if (!spelling || detected?.algorithm !== 'lora' || detected.dialect !== spelling.dialect)
+  if (relatives.some(([name]) => name === detected?.algorithm))
     return {
       modules: [],
       refusal: {
-        reason: `${detected?.algorithm ?? 'it'} (${detected?.dialect ?? 'no known dialect'}) is recognised but not loaded by this version`,
+        reason: `${detected?.algorithm} is recognised but not loaded by this version`,
         fix: 'convert it to a plain LoRA with its own trainer',
       },
     };
-  const { pairs, strays } = gather(file, spelling);
-  const layers = model && layerShapes(model);
-  const find = layers && resolver(new Set(layers.keys()), spelling.dialect);
-  const alphaOf = alphas(file, spelling.dialect);
-  const modules: SurveyedModule[] = [...pairs].map(([name, { down, up }]) => {
-    const address = find ? find(name) : name;
-    const rank = down?.shape[0];
+  const { modules: found, strays } = modulesOf(file.weights.names());
+  const shapes = model && layerShapes(model);
+  const find = model && resolver(layerNames(model));
+  const scaleOf = scales(file);
+  const modules: SurveyedModule[] = found.map((module) => {
+    const address = find ? find(module.name) : module.name;
+    const { name, keys, algorithm } = module;
+    const scale = algorithm && readModule(file, module, scaleOf);
     return {
       name,
-      fit: address === undefined ? 'unmatched' : fitOf(layers?.get(address), down, up),
-      zero: [down, up].some((entry) => entry && scan(entry.load()).zero),
-      ...(rank === undefined ? {} : { rank, alpha: alphaOf(name, rank) }),
+      fit: address === undefined ? 'unmatched' : fitOf(file, module, shapes?.get(address), address),
+      zero: algorithm !== undefined && isZero(file, module),
+      ...(scale && keys.size ? { rank: scale.rank, alpha: scale.alpha } : {}),
     };
   });
   for (const name of strays) modules.push({ name, fit: 'unmatched', zero: false });
-  return { modules, ...refusal(modules, spelling.dialect, model !== undefined) };
+  return { modules, ...refusal(modules, detected?.dialect ?? '', model !== undefined) };
 }
 
-function gather({ weights }: AdapterFile, { pattern, down }: { pattern: RegExp; down: string }) {
-  const pairs = new Map<string, Pair>();
-  const rest: string[] = [];
-  for (const name of weights.names()) {
-    const [, module, matrix] = pattern.exec(name) ?? [];
-    if (module === undefined) {
-      rest.push(name);
-      continue;
-    }
-    const pair = pairs.get(module) ?? {};
-    pair[matrix === down ? 'down' : 'up'] = weights.entry(name);
-    pairs.set(module, pair);
-  }
-  const isAlpha = (name: string) => name.endsWith('.alpha') && pairs.has(name.slice(0, -6));
-  return { pairs, strays: rest.filter((name) => !isAlpha(name)) };
-}
-
-/** Weights of the layers that a LoRA can act on, by address. */
+/** Weights of the layers, by address. */
 function layerShapes(model: Model): Map<string, Shape> {
   const { params, sites } = inventory(model, nominalDims);
   return new Map(
     [...sites].flatMap((site) => {
       const address = site.startsWith('layer:') ? site.slice(6) : '';
       const shape = params.get(`${address}.weight`)?.shape;
-      return shape && shape.length > 1 ? [[address, shape] as const] : [];
+      return shape ? [[address, shape] as const] : [];
     }),
   );
 }
 
-function fitOf(layer: Shape | undefined, down?: WeightEntry, up?: WeightEntry): ModuleFit {
-  if (!down || !up || down.shape.length < 2 || down.shape[0] === 0) return 'misshaped';
-  const [out, rank, ...kernel] = up.shape;
-  if (rank !== down.shape[0] || kernel.some((size) => size !== 1)) return 'misshaped';
-  if (!layer) return 'matched';
-  const [wantOut, ...wantIn] = layer;
-  return out === wantOut && down.shape.slice(1).join() === wantIn.join() ? 'matched' : 'misshaped';
+/** Whether a module's tensors make a change, and one of the layer's shape: by tracing it. */
+function fitOf(
+  file: AdapterFile,
+  { algorithm, keys }: FileModule,
+  layer: Shape | undefined,
+  address: string,
+): ModuleFit {
+  if (algorithm === undefined) return 'misshaped';
+  const has = (leaf: string): boolean => keys.has(leaf);
+  const part = (leaf: string): Tensor => input(leaf, file.weights.entry(keys.get(leaf)!).shape);
+  try {
+    if (algorithm === 'full' && !has('diff'))
+      return !layer || part('diff_b').dim(0) === layer[0] ? 'matched' : 'misshaped';
+    if (layer) deltaOf(algorithm, part, has, layer, address);
+    else algorithms[algorithm].delta(part, has);
+    return 'matched';
+  } catch (error) {
+    if (AttuneError.is(error)) return 'misshaped';
+    throw error;
+  }
+}
+
+/** Whether nothing comes of it: one factor of each product is zero throughout. */
+function isZero(file: AdapterFile, { keys }: FileModule): boolean {
+  if (Object.keys(magnitudes).some((leaf) => keys.has(leaf))) return false;
+  const zero = (leaf: string): boolean => {
+    const key = keys.get(leaf);
+    return key !== undefined && scan(file.weights.entry(key).load()).zero;
+  };
+  const leaves = [...keys.keys()].filter((leaf) => leaf !== 'alpha' && leaf !== 'diff_b');
+  const shifts = keys.has('diff_b') && !zero('diff_b');
+  return !shifts && (leaves.length === 0 || leaves.some(zero));
 }
 
 function refusal(
   modules: readonly SurveyedModule[],
-  dialect: Dialect,
+  dialect: string,
   againstModel: boolean,
 ): Pick<Survey, 'refusal'> {
   const odd = modules.filter(({ fit }) => fit !== 'matched');

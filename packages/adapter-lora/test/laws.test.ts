@@ -23,3 +23,6 @@ describeAdapter(
     }),
   { describe, test },
 );
+
+for (const algorithm of ['loha', 'lokr', 'full'] as const)
+  describeAdapter(algorithm, (given) => lora({ algorithm, rank: 2, ...given }), { describe, test });

@@ -37,6 +37,17 @@ export function diffusersNames(weights: Weights): Weights {
   );
 }
 
+/** AnimateDiff's name of a layer, from diffusers': what its motion LoRAs call it. */
+export function originalName(layer: string): string {
+  const inner = layer
+    .replace('.attn1', '.attention_blocks.0')
+    .replace('.attn2', '.attention_blocks.1')
+    .replace('.norm1', '.norms.0')
+    .replace('.norm2', '.norms.1')
+    .replace('.norm3', '.ff_norm');
+  return inner.replace(/(\.motion_modules\.\d+)\./, `$1${MARK}`);
+}
+
 /** Throws TWO_TABLES where the two attentions of a block have different position tables. */
 export function checkTables(weights: Weights): void {
   for (const name of weights.names()) {

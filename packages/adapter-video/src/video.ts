@@ -5,6 +5,7 @@ import type { Tensor, Weights } from '@attune/engine';
 
 import type { VideoConfig } from './config.ts';
 import { firstFrameAttention, firstFramePort, widenedInput } from './first-frame.ts';
+import { originalName } from './original.ts';
 import { temporalTransformer } from './temporal.ts';
 
 export interface VideoOptions {
@@ -38,6 +39,7 @@ export function video({
     mixesFrames: true,
     maxFrames: config.motion_max_seq_length,
     config: { _class_name: 'MotionAdapter', ...config },
+    aliases: (layer) => [originalName(layer)],
     ...(weights ? { weights } : {}),
     ...(strength === undefined ? {} : { strength }),
     ...(train ? { train } : {}),

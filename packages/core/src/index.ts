@@ -12,6 +12,7 @@ export {
   compile,
   compose,
   inventory,
+  layerNames,
   type Inventory,
   materialize,
   standingFeeds,
@@ -104,7 +105,7 @@ export {
   type Spacing,
 } from './schedule/noise.ts';
 export { type Plan, type Sampler, type Step, takeStep } from './schedule/sampler.ts';
-export { fromLdm, inferUNet, isLdm, ldmLayers } from './models/ldm.ts';
+export { fromLdm, inferUNet, isLdm, ldmLayers, type LdmLayout, toLdm } from './models/ldm.ts';
 export { Tokenizer } from './models/tokenizer.ts';
 export { trainWordTokenizer } from './models/bpe.ts';
 export { type Compiled, ModelRunner } from './sample/runner.ts';

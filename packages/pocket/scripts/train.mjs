@@ -59,12 +59,8 @@ async function setLatentScale() {
     { ...model, latents: { ...model.latents, scale: 1 } },
     new OrtRuntime(),
   );
-  const { data, shape } = (
-    await images().batch(
-      Array.from({ length: 512 }, (_, i) => i),
-      Rng.of(77),
-    )
-  ).pixels;
+  const ids = Array.from({ length: 512 }, (_, i) => i);
+  const { data, shape } = images().batch(ids, Rng.of(77)).pixels;
   let [sum, square, count] = [0, 0, 0];
   for (let i = 0; i < 512; i += 32) {
     const size = data.length / 512;

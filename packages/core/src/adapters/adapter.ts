@@ -73,6 +73,8 @@ export interface Adapter {
   readonly license?: string;
   /** The key of one of its parameters in the file it came from, in that file's dialect. Absent: its own name. */
   fileKey?(name: string): string;
+  /** Names that other tools give one of its layers; all without the adapter's name. */
+  aliases?(layer: string): readonly string[];
   /** What its file does not say by itself: it is saved as a folder with this as config.json. */
   readonly config?: Readonly<Record<string, unknown>>;
   /** What its file holds beside its parameters: header metadata, tensors such as alphas. */

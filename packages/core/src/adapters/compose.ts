@@ -17,7 +17,7 @@ import {
 } from '@attune/engine';
 
 import type { Model } from '../models/model.ts';
-import type { Dims } from '../models/net.ts';
+import { type Dims, nominalDims } from '../models/net.ts';
 import { matcher, pattern } from '../nn/address.ts';
 import { type BoundTap, makeCall, type ParamInfo, Scope, Trace } from '../nn/scope.ts';
 import { type Adapter, portValues } from './adapter.ts';
@@ -252,6 +252,26 @@ export function inventory(model: Model, dims: Dims): Inventory {
         { adapter },
       );
   return { params, sites };
+}
+
+/**
+ * The layers of a model, its adapters' own included: by address, the names that other tools give them
+ * (without the net's or the adapter's name).
+ */
+export function layerNames(model: Model): ReadonlyMap<string, readonly string[]> {
+  const owners = new Map<string, Pick<Adapter, 'aliases'>>([
+    ...Object.values(model.nets).map((net) => [net.name, net] as const),
+    ...model.adapters.map((adapter) => [adapter.name, adapter] as const),
+  ]);
+  return new Map(
+    [...inventory(model, nominalDims).sites].flatMap((site) => {
+      if (!site.startsWith('layer:')) return [];
+      const address = site.slice('layer:'.length);
+      const dot = address.indexOf('.');
+      const others = owners.get(address.slice(0, dot))?.aliases?.(address.slice(dot + 1));
+      return [[address, others ?? []] as const];
+    }),
+  );
 }
 
 /**

@@ -68,6 +68,46 @@ function resnet(block: string, rest: string): string | undefined {
   return undefined;
 }
 
+/** What decides the original's numbering of blocks. */
+export interface LdmLayout {
+  /** Residual blocks per level of the encoder. */
+  readonly layers: number;
+  /** Whether a level of the decoder has attention: its upsampling layer comes after it. */
+  readonly attends: (level: number) => boolean;
+}
+
+/** The original UNet's name of a weight or layer, from diffusers'; undefined for a name it does not have. */
+export function toLdm(name: string, { layers, attends }: LdmLayout): string | undefined {
+  for (const [to, from] of single)
+    if (name === from || name.startsWith(`${from}.`)) return to + name.slice(from.length);
+  const found =
+    /^(?:(down|up)_blocks\.(\d+)|mid_block)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)$/.exec(
+      name,
+    );
+  if (!found) return undefined;
+  const [, half, level, kind, index, rest] = found;
+  const tail = kind === 'resnets' ? originalPart(rest) : rest;
+  if (tail === undefined) return undefined;
+  if (half === undefined)
+    return `middle_block.${kind === 'attentions' ? 1 : 2 * Number(index)}.${tail}`;
+  const first = Number(level) * (layers + 1);
+  const place = kind === 'attentions' ? 1 : 0;
+  if (half === 'down')
+    return kind === 'downsamplers'
+      ? `input_blocks.${first + 1 + layers}.0.${tail.replace(/^conv/, 'op')}`
+      : `input_blocks.${first + 1 + Number(index)}.${place}.${tail}`;
+  return kind === 'upsamplers'
+    ? `output_blocks.${first + layers}.${attends(Number(level)) ? 2 : 1}.${tail}`
+    : `output_blocks.${first + Number(index)}.${place}.${tail}`;
+}
+
+/** A part of a residual block, from diffusers' name. */
+function originalPart(rest: string): string | undefined {
+  for (const [to, from] of resnetParts)
+    if (rest === from || rest.startsWith(`${from}.`)) return to + rest.slice(from.length);
+  return undefined;
+}
+
 /** What names and shapes tell of a UNet, or of a copy of its encoder, under diffusers' names. */
 export function inferUNet(weights: Weights): Record<string, unknown> {
   const shape = (name: string) => weights.entry(name).shape;

@@ -18,6 +18,8 @@ export interface InputType {
 export interface Net {
   /** The first part of its parameters' names. */
   readonly name: string;
+  /** Names that other tools give one of its layers; all without the net's name. */
+  aliases?(layer: string): readonly string[];
   /** What a call of these sizes is fed. */
   signature(dims: Dims): Readonly<Record<string, InputType>>;
   /** The net's named outputs. `scope` is the root scope: the net adds its own name. */

@@ -25,6 +25,7 @@ import { addRows } from '../nn/rows.ts';
 import type { Scope } from '../nn/scope.ts';
 import type { UNetConfig } from './config.ts';
 import { refuseUnsupported } from './config.ts';
+import { toLdm } from './ldm.ts';
 import type { Net } from './net.ts';
 
 /** Inputs `sample` [B·F, C, H, W], `timestep` [1], `encoder_hidden_states` [B, L, D] → `sample`, the raw prediction. */
@@ -37,8 +38,14 @@ export function unet(config: UNetConfig): Net {
       `unet: ${config.down_block_types.length} down blocks, ${config.up_block_types.length} up blocks and ${levels} block_out_channels.`,
     );
   const context = [config.cross_attention_dim].flat()[0];
+  const [layers, ...others] = [config.layers_per_block].flat();
+  const attends = (i: number): boolean => config.up_block_types[i] === 'CrossAttnUpBlock2D';
   return {
     name: 'unet',
+    aliases: (layer) => {
+      const name = toLdm(layer, { layers, attends });
+      return name === undefined || others.some((own) => own !== layers) ? [] : [name];
+    },
     signature: ({ B, F, H, W, L }) => {
       const factor = 2 ** (levels - 1);
       if (H % factor || W % factor)

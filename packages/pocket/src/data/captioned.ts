@@ -4,7 +4,7 @@ import type { DataSource, Model } from '@attune/core';
 import { AttuneError, i64, type Rng } from '@attune/engine';
 import { z } from 'zod';
 
-import { HELD_OUT_OBJECTS, HELD_OUT_STYLES, OBJECTS, STYLES } from '../world/catalogue.ts';
+import { HELD_OUT_OBJECTS, HELD_OUT_STYLES, MOTIONS, OBJECTS, STYLES } from '../world/catalogue.ts';
 import { FRAMES } from '../world/motion.ts';
 import { AREA, SIDE } from '../world/paint.ts';
 import { renderClip, renderFrame } from '../world/render.ts';
@@ -19,6 +19,8 @@ export const CaptionedOptions = z.strictObject({
   /** What every sample shows, held-out things included: for LoRAs of a subject or a style. */
   object: z.enum([...OBJECTS, ...HELD_OUT_OBJECTS]).optional(),
   style: z.enum([...STYLES, ...HELD_OUT_STYLES]).optional(),
+  /** The motions to draw from, each as often as it is named; without them all are equally likely. */
+  motions: z.array(z.enum(MOTIONS)).min(1).optional(),
 });
 export type CaptionedOptions = z.infer<typeof CaptionedOptions>;
 
@@ -48,11 +50,12 @@ export function captioned(options: CaptionedOptions, { tokenizer }: Model): Data
 
 function one(
   rng: Rng,
-  { frames, drop, object, style }: CaptionedOptions,
+  { frames, drop, object, style, motions }: CaptionedOptions,
 ): { pixels: Float32Array; caption: string } {
   const fixed: Fixed = {
     ...(object ? { object } : {}),
     ...(style ? { style, global: undefined } : {}),
+    ...(motions ? { motion: rng.fork('motion').pick(motions) } : {}),
   };
   const scene = sampleScene(rng, fixed);
   const clip = frames === 'clip';
