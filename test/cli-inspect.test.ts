@@ -211,10 +211,10 @@ describe('what cannot, and why', () => {
     ['an empty folder', fresh(), 'refused', /safetensors/],
     ['a device', '/dev/zero', 'refused', /device/],
     [
-      'a whole checkpoint',
+      'a piece of a whole checkpoint',
       named('a.safetensors', holding('model.diffusion_model.out.0.weight')),
       'ok',
-      /original layout/,
+      /There is no weight/,
     ],
     [
       'an IP-Adapter',

@@ -32,7 +32,7 @@ function save(model: Model, name: string): string {
       }),
   );
   const folder = mkdtempSync(join(tmpdir(), 'export-'));
-  exportTrained(model, trained, folder, { source: folder, metadata: { 'attune.step': '7' } });
+  exportTrained(model, trained, folder, { metadata: { 'attune.step': '7' } });
   return join(folder, `${name}.safetensors`);
 }
 

@@ -7,15 +7,24 @@ import { join } from 'node:path';
 import {
   findPlugins,
   fromLdm,
+  inferUNet,
+  inventory,
+  ldmLayers,
   loadModel,
+  materialize,
+  type Model,
+  nominalDims,
   openStack,
   PluginLoader,
   readAdapterFile,
   StackFile,
   toLdm,
+  unet,
+  UNetConfig,
 } from '@attune/core';
-import { toF32, toHalf, writeSafetensors } from '@attune/engine';
+import { toF32, toHalf, Weights, writeSafetensors, zeros } from '@attune/engine';
 import { expect, test } from 'vitest';
+import type { z } from 'zod';
 
 const fixtures = 'test/parity/fixtures';
 const loader = new PluginLoader(findPlugins('packages/cli'));
@@ -160,4 +169,64 @@ test('every weight of a UNet has an original name, and comes back from it', asyn
   const others = names.map((name) => toLdm(name, layout)!);
   expect(new Set(others).size).toBe(names.length);
   expect(others.map((name) => fromLdm(name, layout.layers))).toEqual(names);
+});
+
+test.each([
+  ['sd1.ckpt', { unet: 'unet/sd15', vae: 'vae/kl-3', text_encoder: 'clip/quick' }],
+  ['sd2.safetensors', { unet: 'unet/sd2', vae: 'vae/kl-2', text_encoder: 'clip/exact' }],
+])('a whole Stable Diffusion in its original layout: %s', async (file, truth) => {
+  const path = `${fixtures}/checkpoints/${file}`;
+  const model = await loadModel(path, { config: `${path.replace(/\.\w+$/, '')}.configs` });
+  for (const [part, folder] of Object.entries(truth)) {
+    const known = await loadModel(`${fixtures}/${folder}`);
+    const [got, want] = [model, known].map(({ weights }) => weights.under(`${part}.`));
+    const names = [...want.names()].toSorted();
+    expect([...got.names()].toSorted()).toEqual(names);
+    for (const name of names)
+      expect({ name, ...got.entry(name).load() }).toEqual({ name, ...want.entry(name).load() });
+  }
+  materialize(model, { dims: nominalDims });
+  expect(model.schedule!.config).toMatchObject({ beta_schedule: 'scaled_linear', steps_offset: 1 });
+  expect(model.schedule!.predictionType).toBe('epsilon');
+  expect(model.tokenizer!.encode('a cat').ids.slice(0, 5)).toEqual([
+    49406,
+    320,
+    2368,
+    49407,
+    file === 'sd1.ckpt' ? 49407 : 0,
+  ]);
+});
+
+/** Full-size Stable Diffusion as names and shapes without values, in its original layout. */
+function hollow(config: z.input<typeof UNetConfig>): Weights {
+  const bare: Model = {
+    nets: { unet: unet(UNetConfig.parse(config)) },
+    weights: Weights.fromArrays({}),
+    adapters: [],
+  };
+  const { params } = inventory(bare, nominalDims);
+  const layers = { layers: 2, attends: (level: number) => level > 0 };
+  return Weights.fromEntries(
+    [...params.values()].map(({ name, shape }) => {
+      const load = () => zeros(shape);
+      return [
+        toLdm(name.slice(5), layers)!,
+        { name, dtype: 'f32', shape, source: undefined, load },
+      ];
+    }),
+  );
+}
+
+test.each<[string, z.input<typeof UNetConfig>]>([
+  ['1.5', { cross_attention_dim: 768, attention_head_dim: 8 }],
+  [
+    '2.1',
+    { cross_attention_dim: 1024, attention_head_dim: [5, 10, 20, 20], use_linear_projection: true },
+  ],
+  ['1.5 for inpainting', { cross_attention_dim: 768, attention_head_dim: 8, in_channels: 9 }],
+  ['InstructPix2Pix', { cross_attention_dim: 768, attention_head_dim: 8, in_channels: 8 }],
+])('names and shapes tell the config of Stable Diffusion %s', (_, config) => {
+  const weights = hollow(config);
+  const named = weights.renamed((name) => fromLdm(name, ldmLayers(weights))!);
+  expect(UNetConfig.parse(inferUNet(named))).toEqual(UNetConfig.parse(config));
 });

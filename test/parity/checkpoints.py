@@ -1,8 +1,10 @@
 """Checkpoints of torch.save, good and hostile, and the tensors that the good ones hold."""
 
 import collections
+import json
 import pickle
 import re
+import types
 import zipfile
 
 import numpy
@@ -10,10 +12,14 @@ import torch
 from diffusers.loaders.single_file_utils import (
     convert_animatediff_checkpoint_to_diffusers,
     convert_controlnet_checkpoint,
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
 )
 from safetensors.torch import load_file
 
-from common import FIXTURES, fresh, normal, write_safetensors
+from common import FIXTURES, fresh, normal, write_json, write_safetensors
 
 
 class Code:
@@ -85,10 +91,18 @@ def ldm_name(name: str, layers: int) -> str:
         return f"zero_convs.{part.split('.')[1]}.0.{leaf}"
     single = {"controlnet_mid_block": "middle_block_out.0", "conv_in": "input_blocks.0.0"}
     single |= {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
+    single |= {"conv_norm_out": "out.0", "conv_out": "out.2"}
     if part in single:
         return f"{single[part]}.{leaf}"
-    block, kind, index, rest = re.match(r"(mid_block|down_blocks\.\d+)\.(resnets|attentions|downsamplers)\.(\d+)\.(.*)", part).groups()
+    pattern = r"(mid_block|(?:down|up)_blocks\.\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)"
+    block, kind, index, rest = re.match(pattern, part).groups()
     rest = RESNET[rest] if kind == "resnets" else "op" if kind == "downsamplers" else rest
+    if block.startswith("up"):
+        level = int(block.split(".")[1])
+        place = level * (layers + 1) + (layers if kind == "upsamplers" else int(index))
+        # the first level of the decoder has no attention in both fixtures, so its upsampling comes second
+        second = {"resnets": 0, "attentions": 1, "upsamplers": 2 if level else 1}[kind]
+        return f"output_blocks.{place}.{second}.{rest}.{leaf}"
     if block == "mid_block":
         return f"middle_block.{2 * int(index) if kind == 'resnets' else 1}.{rest}.{leaf}"
     place = 1 + int(block.split(".")[1]) * (layers + 1) + (layers if kind == "downsamplers" else int(index))
@@ -104,6 +118,99 @@ def original_control(folder) -> None:
     assert read.keys() == known.keys() and all(torch.equal(read[name], known[name]) for name in known)
     half = {f"control_model.{name}": value.half() for name, value in state.items()}
     torch.save({"state_dict": half}, folder / "control.pth")
+
+
+def ldm_vae_name(name: str, levels: int) -> str:
+    """An AutoencoderKL's weight as the original code calls it."""
+    name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
+    name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
+    name = re.sub(r"up_blocks\.(\d+)\.resnets", lambda m: f"up.{levels - 1 - int(m[1])}.block", name)
+    name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", name)
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+    swaps = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    for new, old in swaps.items():
+        name = name.replace(f"mid_block.attentions.0.{new}.", f"mid.attn_1.{old}.")
+    return name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+
+
+OPEN_CLIP = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+OPEN_CLIP |= {"self_attn.out_proj": "attn.out_proj"}
+
+
+def open_clip(known: dict) -> dict:
+    """A CLIP text encoder as OpenCLIP names it: queries, keys and values in one matrix."""
+    state = {
+        "token_embedding.weight": known["text_model.embeddings.token_embedding.weight"],
+        "positional_embedding": known["text_model.embeddings.position_embedding.weight"],
+        "ln_final.weight": known["text_model.final_layer_norm.weight"],
+        "ln_final.bias": known["text_model.final_layer_norm.bias"],
+    }
+    for name, value in known.items():
+        found = re.match(r"text_model\.encoder\.layers\.(\d+)\.(.*)\.(weight|bias)", name)
+        if not found:
+            continue
+        layer, part, leaf = found.groups()
+        if part == "self_attn.q_proj":
+            three = [known[name.replace("q_proj", f"{x}_proj")] for x in "qkv"]
+            state[f"transformer.resblocks.{layer}.attn.in_proj_{leaf}"] = torch.cat(three)
+        elif part in OPEN_CLIP:
+            state[f"transformer.resblocks.{layer}.{OPEN_CLIP[part]}.{leaf}"] = value
+    return state
+
+
+def leftovers(unet: dict) -> dict:
+    """What a training leaves in such a file, the moving average's names with a number each."""
+    return {
+        "alphas_cumprod": torch.ones(10), "betas": torch.ones(10), "model_ema.decay": torch.tensor(0.9999),
+        "model_ema.num_updates": torch.tensor(3, dtype=torch.int32),
+        "global_step": torch.tensor(7),
+    } | {f"model_ema.diffusion_model{k.replace('.', '')}": torch.ones(1) for k in unet}
+
+
+def whole(folder) -> None:
+    """Stable Diffusion 1 and 2 in one file each, small; diffusers' own converters read them back."""
+    for name, unet, vae, text in (("sd1", "sd15", "kl-3", "quick"), ("sd2", "sd2", "kl-2", "exact")):
+        parts = {"unet": f"unet/{unet}/unet", "vae": f"vae/{vae}/vae", "text_encoder": f"clip/{text}/text_encoder_wrapped"}
+        weights, configs = {}, {}
+        for part, place in parts.items():
+            configs[part] = json.loads((FIXTURES / place / "config.json").read_text())
+            shards = sorted((FIXTURES / place).glob("*.safetensors"))
+            known = {k: v for shard in shards for k, v in load_file(shard).items()}
+            weights[part] = {k: v for k, v in known.items() if not k.endswith("position_ids")}
+            target = folder / f"{name}.configs" / part
+            target.mkdir(parents=True)
+            write_json(target / "config.json", configs[part])
+        layers, levels = configs["unet"]["layers_per_block"], len(configs["vae"]["block_out_channels"])
+        image = {ldm_name(k, layers): v for k, v in weights["unet"].items()}
+        state = {f"model.diffusion_model.{k}": v for k, v in image.items()}
+        for key, value in weights["vae"].items():
+            square = ".attentions.0.to_" in key and value.ndim == 2
+            state[f"first_stage_model.{ldm_vae_name(key, levels)}"] = value[:, :, None, None] if square else value
+        if name == "sd1":
+            state |= {f"cond_stage_model.transformer.{k}": v for k, v in weights["text_encoder"].items()}
+            positions = torch.arange(configs["text_encoder"]["max_position_embeddings"])[None]
+            state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = positions
+        else:
+            state |= {f"cond_stage_model.model.{k}": v for k, v in open_clip(weights["text_encoder"]).items()}
+            state["cond_stage_model.model.logit_scale"] = torch.tensor(4.6)
+        checks = {
+            "unet": convert_ldm_unet_checkpoint(dict(state), configs["unet"]),
+            "vae": convert_ldm_vae_checkpoint(dict(state), configs["vae"]),
+        }
+        if name == "sd1":
+            read = convert_ldm_clip_checkpoint(dict(state))
+            checks["text_encoder"] = {k: v for k, v in read.items() if "position_ids" not in k}
+        else:
+            width = types.SimpleNamespace(hidden_size=configs["text_encoder"]["hidden_size"])
+            model = types.SimpleNamespace(config=width)
+            checks["text_encoder"] = convert_open_clip_checkpoint(model, dict(state))
+        for part, read in checks.items():
+            assert read.keys() == weights[part].keys(), (name, part, read.keys() ^ weights[part].keys())
+            assert all(torch.equal(read[k].flatten(), weights[part][k].flatten()) for k in read), (name, part)
+        if name == "sd1":
+            torch.save({"epoch": 1, "state_dict": state | leftovers(image)}, folder / "sd1.ckpt")
+        else:
+            write_safetensors(folder / "sd2.safetensors", state, {"modelspec.prediction_type": "epsilon"})
 
 
 def make() -> None:
@@ -122,6 +229,7 @@ def make() -> None:
 
     original_motion(folder / "motion.ckpt")
     original_control(folder)
+    whole(folder)
 
     torch.save({"weight": torch.ones(2), "code": Code()}, folder / "code.pt")
     torch.save({"weight": torch.ones(2), "thing": Thing()}, folder / "thing.pt")

@@ -14,7 +14,7 @@ export interface StackArgument {
   readonly folder: string;
 }
 
-/** A stack file, a bundled stack's id, or a model by folder or bundled id as a stack without adapters. */
+/** A stack file, a bundled stack's id, or a model by folder, file or bundled id as a stack without adapters. */
 export async function readStack(name: string): Promise<StackArgument> {
   const path = resolve(name);
   const found = existsSync(path) ? statSync(path) : undefined;
@@ -23,11 +23,6 @@ export async function readStack(name: string): Promise<StackArgument> {
       throw new AttuneError('MISSING_FILE', `${name} ${found ? 'is no file' : 'does not exist'}.`);
     return fromFile(path, name);
   }
-  if (found && !found.isDirectory())
-    throw new AttuneError(
-      'NO_MODEL',
-      `${name} is neither a stack file (.yaml) nor a model folder; attune inspect ${name} says what it is.`,
-    );
   if (found) return { stack: StackFile.parse({ backbone: path }), folder: process.cwd() };
   const { loader } = openSession();
   if (loader.ids('stacks').includes(name))

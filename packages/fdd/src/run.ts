@@ -110,7 +110,6 @@ export async function runDistillation(
     finish: async (state, target, metadata) => {
       const choice = keepBest && (await choose(Object.keys(state.params)));
       exportTrained(student, choice?.params ?? state.ema ?? state.params, target, {
-        source: folder,
         metadata: choice ? { ...metadata, 'attune.kept_step': String(choice.step) } : metadata,
       });
       if (!choice) return;

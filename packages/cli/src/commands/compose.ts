@@ -65,6 +65,7 @@ async function composeAction(
     backbone: loader.ids('backbones').includes(stack.backbone)
       ? stack.backbone
       : place(moved(stack.backbone)),
+    ...(stack.config === undefined ? {} : { config: moved(stack.config) }),
     adapters: entries.map((entry) =>
       entry.from === undefined ? entry : { ...entry, from: moved(entry.from) },
     ),

@@ -1,9 +1,9 @@
 /** attune tokenize: the ids a model's text encoder is fed. */
 
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 
-import { type PluginLoader, Tokenizer } from '@attune/core';
+import { loadModel, type PluginLoader, Tokenizer } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
@@ -17,7 +17,10 @@ interface Options {
 export const tokenizeCommand = (): Command =>
   new Command('tokenize')
     .description('show the token ids of texts')
-    .argument('<model>', 'a stack.yaml, a model folder, a tokenizer folder or a bundled model')
+    .argument(
+      '<model>',
+      'a stack.yaml, a model folder or file, a tokenizer folder or a bundled model',
+    )
     .argument('<text...>', 'each text on its own')
     .option('--json', 'one JSON line per text on stdout')
     .addHelpText('after', '\nExample:\n  $ attune tokenize ./sd15 "a golden lion" --json')
@@ -29,7 +32,7 @@ async function tokenizeAction(
   { json }: Options,
 ): Promise<void> {
   const session = await openStackSession(name);
-  const tokenizer = await Tokenizer.load(await tokenizerFolder(session, session.loader));
+  const tokenizer = await tokenizerOf(session, session.loader);
   for (const text of texts) {
     const { ids, length, truncated } = tokenizer.encode(text);
     const tokens = ids.map((id) => tokenizer.tokenOf(id) ?? '');
@@ -46,18 +49,22 @@ async function tokenizeAction(
   }
 }
 
-async function tokenizerFolder(
+async function tokenizerOf(
   { stack, folder }: StackArgument,
   loader: PluginLoader,
-): Promise<string> {
+): Promise<Tokenizer> {
   const bundled = loader.ids('backbones').includes(stack.backbone);
   const path = bundled
     ? (await loader.get('backbones', stack.backbone)).folder()
     : resolve(folder, stack.backbone);
+  if (statSync(path, { throwIfNoEntry: false })?.isFile()) {
+    const config = stack.config === undefined ? {} : { config: resolve(folder, stack.config) };
+    return (await loadModel(path, config)).tokenizer!;
+  }
   const found = [join(path, 'tokenizer'), path].find((at) =>
     ['tokenizer.json', 'vocab.json'].some((file) => existsSync(join(at, file))),
   );
-  if (found !== undefined) return found;
+  if (found !== undefined) return Tokenizer.load(found);
   throw new AttuneError(
     'NO_TOKENIZER',
     existsSync(path)

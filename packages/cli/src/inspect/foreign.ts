@@ -63,14 +63,6 @@ const asFolder = 'name the folder it lies in, with its config.json';
 /** Well-formed safetensors that no adapter kind claims, by a key that only they have. */
 const layouts: readonly (readonly [key: RegExp, foreign: Foreign])[] = [
   [
-    /^model\.diffusion_model\./,
-    {
-      kind: 'checkpoint',
-      reason: 'it is a whole Stable Diffusion checkpoint in its original layout',
-      fix: 'convert it to a diffusers folder (convert_original_stable_diffusion_to_diffusers.py)',
-    },
-  ],
-  [
     /^(image_proj\.|ip_adapter\.)/,
     {
       kind: 'ip-adapter',

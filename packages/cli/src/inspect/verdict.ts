@@ -8,6 +8,7 @@ import {
   type AdapterKind,
   baseFamily,
   type Detection,
+  isCheckpoint,
   loadModel,
   type Model,
   type PluginLoader,
@@ -95,7 +96,10 @@ export async function inspect(file: string, context: InspectContext): Promise<Ve
     if (/\.ya?ml$/.test(file)) return await inspectStack(file, context);
     const foreign = recogniseFile(file);
     if (foreign) return refused(file, foreign, broken);
-    return await inspectAdapter(file, readAdapterFile(file), context);
+    const read = readAdapterFile(file);
+    return isCheckpoint(read.weights)
+      ? await inspectCheckpoint(file, context)
+      : await inspectAdapter(file, read, context);
   } catch (error) {
     const reason = AttuneError.is(error)
       ? error.message
@@ -140,11 +144,23 @@ const isSpecial = (path: string): boolean => {
   return !stat.isFile() && !stat.isDirectory() && !stat.isSymbolicLink();
 };
 
-function inspectModel(file: string, kind: string, model: Model): Verdict {
+/** A whole model in one file; what its config must be is told by its names and shapes. */
+async function inspectCheckpoint(file: string, { loader }: InspectContext): Promise<Verdict> {
+  try {
+    return inspectModel(file, 'model', await loadModel(file, { loader }), 'ldm');
+  } catch (error) {
+    if (!AttuneError.is(error)) throw error;
+    const { message } = error;
+    const fix = 'name a model folder with its configs as `config` in the stack file';
+    return refused(file, { kind: 'model', reason: message, fix }, { dialect: 'ldm' });
+  }
+}
+
+function inspectModel(file: string, kind: string, model: Model, dialect = 'diffusers'): Verdict {
   const survey = surveyNets(model);
   return surveyed(file, survey, model.weights, {
     kind,
-    dialect: 'diffusers',
+    dialect,
     algorithm: Object.keys(model.nets).join(' + '),
     base: baseFamily(model.weights) ?? null,
   });

@@ -1,6 +1,6 @@
-/** A model folder in diffusers' layout as a Model. */
+/** A model folder in diffusers' layout, or a single-file checkpoint, as a Model. */
 
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { AttuneError, Weights } from '@attune/engine';
@@ -8,6 +8,8 @@ import { AttuneError, Weights } from '@attune/engine';
 import type { PluginLoader } from '../plugins/loader.ts';
 import { type NetKind, netKind } from '../plugins/plugin.ts';
 import { NoiseSchedule } from '../schedule/noise.ts';
+import { checkpointDefaults, checkpointParts, isCheckpoint } from './checkpoint.ts';
+import { clipTokenizer } from './clip-vocabulary.ts';
 import { clipText } from './clip.ts';
 import { ClipTextConfig, TinyVaeConfig, UNetConfig, VaeConfig } from './config.ts';
 import { parseConfig, type Part, readJson, readPart } from './folder.ts';
@@ -72,14 +74,22 @@ export interface LoadOptions {
   readonly fresh?: boolean;
   /** Finds the families that plugins contribute. */
   readonly loader?: PluginLoader;
+  /**
+   * A model folder whose configs, scheduler and tokenizer a single-file checkpoint takes. Without it they
+   * are what its names and shapes tell of Stable Diffusion 1 or 2.
+   */
+  readonly config?: string;
 }
 
-/** Loads the parts a folder holds, or the folder as a part. */
-export async function loadModel(
-  folder: string,
-  { fresh = false, loader }: LoadOptions = {},
-): Promise<Model> {
-  const found: { name: string; part: Part }[] = parts
+/** Loads the parts that a folder or a single-file checkpoint holds, or a folder as a part. */
+export async function loadModel(path: string, options: LoadOptions = {}): Promise<Model> {
+  return statSync(path, { throwIfNoEntry: false })?.isFile()
+    ? loadCheckpoint(path, options)
+    : loadFolder(path, options);
+}
+
+async function loadFolder(folder: string, { fresh = false, loader }: LoadOptions): Promise<Model> {
+  const found: Named[] = parts
     .filter((name) => existsSync(join(folder, name, 'config.json')))
     .map((name) => ({ name, part: readPart(join(folder, name), { fresh }) }));
   if (found.length === 0 && existsSync(join(folder, 'config.json'))) {
@@ -94,6 +104,33 @@ export async function loadModel(
       `${folder} is no model folder: none of ${parts.map((name) => `${name}/config.json`).join(', ')} is there.`,
       { folder },
     );
+  return { ...(await assemble(found, loader)), ...(await companions(folder)) };
+}
+
+async function loadCheckpoint(path: string, { loader, config }: LoadOptions): Promise<Model> {
+  const weights = Weights.fromFile(path);
+  if (!isCheckpoint(weights))
+    throw new AttuneError(
+      'NO_MODEL',
+      `${path} is no Stable Diffusion checkpoint: it holds no model.diffusion_model (${weights.size} tensors). A backbone is such a file or a model folder; attune inspect says what this is.`,
+      { path },
+    );
+  const model = await assemble(checkpointParts(weights, path, config), loader);
+  const told = config === undefined ? {} : await companions(config);
+  const { schedule, pad } = checkpointDefaults(weights);
+  return {
+    ...model,
+    schedule: told.schedule ?? NoiseSchedule.of(schedule, path),
+    tokenizer: told.tokenizer ?? clipTokenizer(pad),
+  };
+}
+
+interface Named {
+  readonly name: string;
+  readonly part: Part;
+}
+
+async function assemble(found: readonly Named[], loader?: PluginLoader): Promise<Model> {
   const loaded = await Promise.all(
     found.map(async ({ name, part }) => {
       const family = await familyOf(part, loader);
@@ -105,14 +142,21 @@ export async function loadModel(
   );
   const latents = loaded.find((part) => part.latents)?.latents;
   const sampleSize = loaded.find((part) => part.sampleSize)?.sampleSize;
-  const scheduler = join(folder, 'scheduler', 'scheduler_config.json');
-  const tokenizer = join(folder, 'tokenizer');
   return {
     nets: Object.assign({}, ...loaded.map(({ nets }) => nets)) as Model['nets'],
     weights: Weights.overlay(...loaded.map(({ weights }) => weights)),
+    configs: Object.fromEntries(found.map(({ name, part }) => [name, part.config])),
     adapters: [],
     ...(latents ? { latents } : {}),
     ...(sampleSize ? { sampleSize } : {}),
+  };
+}
+
+/** What a model folder has beside its nets. */
+async function companions(folder: string): Promise<Pick<Model, 'schedule' | 'tokenizer'>> {
+  const scheduler = join(folder, 'scheduler', 'scheduler_config.json');
+  const tokenizer = join(folder, 'tokenizer');
+  return {
     ...(existsSync(scheduler)
       ? { schedule: NoiseSchedule.of(readJson(scheduler), scheduler) }
       : {}),
@@ -144,7 +188,7 @@ const oldAttention: Readonly<Record<string, string>> = {
   proj_attn: 'to_out.0',
 };
 
-/** Weights under one set of names, whatever version of a library wrote them. */
+/** Weights of a folder's part under one set of names, whatever version of a library wrote them. */
 function canonical({ className, weights }: Part): Weights {
   switch (className) {
     case 'CLIPTextModel':

@@ -11,6 +11,8 @@ export interface Model {
   readonly nets: Readonly<Record<string, Net>>;
   /** Parameters of the nets by full name, and of the adapters under their names. */
   readonly weights: Weights;
+  /** The config of each part (`unet`, `vae`, …), as its config.json has or would have it. */
+  readonly configs?: Readonly<Record<string, unknown>>;
   /** In order of application. */
   readonly adapters: readonly Adapter[];
   /** Which of the nets' own parameters train (patterns over names); none by default. */

@@ -32,7 +32,11 @@ export async function openStack(
   const path = bundled
     ? (await loader.get('backbones', stack.backbone)).folder()
     : resolve(folder, stack.backbone);
-  const loaded = await loadModel(path, { fresh, loader });
+  const loaded = await loadModel(path, {
+    fresh,
+    loader,
+    ...(stack.config === undefined ? {} : { config: resolve(folder, stack.config) }),
+  });
   let model: Model = {
     ...loaded,
     ...(stack.train ? { train: stack.train } : {}),

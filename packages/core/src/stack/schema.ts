@@ -33,8 +33,10 @@ export const Sampling = z.strictObject({
 export type Sampling = z.infer<typeof Sampling>;
 
 export const StackFile = z.strictObject({
-  /** A folder in diffusers layout, relative to the stack file, or a bundled model's id. */
+  /** A model folder or a single-file checkpoint, relative to the stack file, or a bundled model's id. */
   backbone: z.string(),
+  /** For a single-file checkpoint: the model folder whose configs, scheduler and tokenizer it takes. */
+  config: z.string().optional(),
   /** `default` is the backbone's own; else a scheduler config to use instead. */
   schedule: z.union([z.literal('default'), z.looseObject({})]).default('default'),
   adapters: z.array(StackEntry).default([]),

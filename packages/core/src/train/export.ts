@@ -1,6 +1,6 @@
 /** Trained weights in the layout of their kind: model folders for nets, one file per adapter. */
 
-import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { type NDArray, toF32, toHalf, writeSafetensors } from '@attune/engine';
@@ -15,23 +15,20 @@ const fileOf = (part: string): string =>
   part === 'unet' || part === 'vae' ? 'diffusion_pytorch_model.safetensors' : 'model.safetensors';
 
 export interface ExportOptions {
-  /** The backbone's folder, for its configs. */
-  readonly source: string;
   readonly metadata: Readonly<Record<string, string>>;
   /** Stored type of the weights. Default f32. */
   readonly dtype?: 'f32' | 'f16';
 }
 
 /**
- * Writes everything that trained into `folder`: a part of the backbone as `<part>/…`, with its config
- * copied from `source`; an adapter as `<adapter>.safetensors`, keys without its name, or as the folder
+ * Writes everything that trained into `folder`: a part of the backbone as `<part>/…`; an adapter as `<adapter>.safetensors`, keys without its name, or as the folder
  * `<adapter>/…` where it has a config.
  */
 export function exportTrained(
   model: Model,
   trained: Params,
   folder: string,
-  { source, metadata, dtype = 'f32' }: ExportOptions,
+  { metadata, dtype = 'f32' }: ExportOptions,
 ): void {
   const trains = trainability(model);
   const { params } = inventory(model, nominalDims);
@@ -74,10 +71,8 @@ export function exportTrained(
     }
     const part = join(folder, group);
     mkdirSync(part, { recursive: true });
-    const config = [join(source, group), source] // the source may be this part by itself
-      .map((place) => join(place, 'config.json'))
-      .find((path) => existsSync(path));
-    if (config) cpSync(config, join(part, 'config.json'));
+    const config = model.configs?.[group];
+    if (config) writeFileSync(join(part, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
     const file = join(part, fileOf(group));
     writeSafetensors(file, named, { format: 'pt', ...metadata });
   }

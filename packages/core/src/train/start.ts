@@ -1,7 +1,5 @@
 /** A training recipe as a run in a folder. */
 
-import { resolve } from 'node:path';
-
 import { f32, type F32Array, Rng, type Runtime, Weights } from '@attune/engine';
 import { stringify } from 'yaml';
 
@@ -90,7 +88,6 @@ export async function runTraining(
         : undefined,
     finish: (state, target, metadata) =>
       exportTrained(model, state.ema ?? state.params, target, {
-        source: resolve(folder, recipe.stack.backbone),
         metadata,
         dtype: recipe.save,
       }),

@@ -48,6 +48,11 @@ export class Weights {
     );
   }
 
+  /** Entries of other sets, or views of them, under these names. */
+  static fromEntries(entries: Iterable<readonly [name: string, entry: WeightEntry]>): Weights {
+    return new Weights([...entries].map(([name, entry]) => [name, { ...entry, name }] as const));
+  }
+
   /** One file: .safetensors, or a checkpoint of torch.save. Throws as `openSafetensors` and `openTorch` do. */
   static fromFile(path: string): Weights {
     if (isTorch(path)) return Weights.#ofTorch(openTorch(path));

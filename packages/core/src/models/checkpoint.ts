@@ -1,0 +1,127 @@
+/** A whole Stable Diffusion in one file, in the layout of the original code (CompVis): its parts. */
+
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { AttuneError, Weights } from '@attune/engine';
+
+import { type Part, readJson } from './folder.ts';
+import { fromLdmVae, inferVae } from './ldm-vae.ts';
+import { fromLdm, inferUNet, ldmLayers } from './ldm.ts';
+import { fromOpenClip, inferClip, isOpenClip } from './open-clip.ts';
+
+interface Section {
+  /** The part of a model folder that it is. */
+  readonly part: 'unet' | 'vae' | 'text_encoder';
+  readonly className: string;
+  /** Its names begin so, in one file or another. */
+  readonly prefixes: readonly string[];
+  readonly rename: (weights: Weights) => Weights;
+  readonly infer: (weights: Weights) => Record<string, unknown>;
+}
+
+const sections: readonly Section[] = [
+  {
+    part: 'unet',
+    className: 'UNet2DConditionModel',
+    prefixes: ['model.diffusion_model.'],
+    rename: (weights) => {
+      const layers = ldmLayers(weights);
+      return weights.renamed((name) => fromLdm(name, layers) ?? name);
+    },
+    infer: inferUNet,
+  },
+  {
+    part: 'vae',
+    className: 'AutoencoderKL',
+    prefixes: ['first_stage_model.', 'vae.'],
+    rename: fromLdmVae,
+    infer: inferVae,
+  },
+  {
+    part: 'text_encoder',
+    className: 'CLIPTextModel',
+    prefixes: ['cond_stage_model.transformer.', 'cond_stage_model.model.'],
+    rename: (weights) => (isOpenClip(weights) ? fromOpenClip(weights) : wrapped(weights)),
+    infer: inferClip,
+  },
+];
+
+/** Training leftovers: schedules, the moving average's second copy, losses. */
+const leftovers =
+  /^(model_ema\.|first_stage_model\.loss\.|(alphas|betas|sqrt|log_one|posterior|lvlb|logvar|scale_factor)[\w]*$|global_step$|cond_stage_model\.(logit_scale$|transformer\.vision_model\.|transformer\.(visual|text)_projection\.|transformer\.logit_scale$))/;
+
+/** Whether these names are of such a file. */
+export const isCheckpoint = (weights: Weights): boolean =>
+  [...weights.names()].some((name) => name.startsWith('model.diffusion_model.'));
+
+/** Newer exports lack the wrapper; an integer buffer of old ones goes. */
+const wrapped = (weights: Weights): Weights =>
+  weights.renamed((name) => {
+    if (name.endsWith('position_ids')) return undefined;
+    return name.startsWith('text_model.') ? name : `text_model.${name}`;
+  });
+
+/**
+ * The parts of a single-file checkpoint under diffusers' names, each with the config that `configs` (a
+ * model folder) has for it, or the one that its names and shapes tell.
+ *
+ * @throws UNMATCHED_WEIGHTS for a tensor that belongs to no part
+ */
+export function checkpointParts(
+  weights: Weights,
+  path: string,
+  configs?: string,
+): readonly { readonly name: Section['part']; readonly part: Part }[] {
+  const lost = [...weights.names()].filter(
+    (name) =>
+      !leftovers.test(name) &&
+      !sections.some(({ prefixes }) => prefixes.some((prefix) => name.startsWith(prefix))),
+  );
+  if (lost.length)
+    throw new AttuneError(
+      'UNMATCHED_WEIGHTS',
+      `${path}: ${lost.length} tensors belong to no part of a Stable Diffusion checkpoint, first ${lost[0]}.`,
+      { lost },
+    );
+  const kept = weights.renamed((name) => (leftovers.test(name) ? undefined : name));
+  return sections.flatMap(({ part, className, prefixes, rename, infer }) => {
+    const own = Weights.overlay(...prefixes.map((prefix) => kept.under(prefix)));
+    if (own.size === 0) return [];
+    const renamed = rename(own);
+    const file = configs === undefined ? undefined : join(configs, part, 'config.json');
+    const config = file !== undefined && existsSync(file) ? readJson(file) : infer(renamed);
+    const folder = `${path} (${part})`;
+    return [{ name: part, part: { className, folder, config, weights: renamed } }];
+  });
+}
+
+const textKey = 'model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight';
+
+/**
+ * What such a file does not hold: the scheduler's config and the tokenizer's padding. Stable Diffusion 2
+ * predicts v, but for its 512-pixel base and its inpainting model; only the header's
+ * `modelspec.prediction_type` tells them apart, or the channels.
+ */
+export function checkpointDefaults(weights: Weights): { schedule: object; pad?: string } {
+  const second =
+    isOpenClip(weights.under('cond_stage_model.model.')) ||
+    (weights.has(textKey) && weights.entry(textKey).shape[1] === 1024);
+  const [, channels] = weights.entry('model.diffusion_model.input_blocks.0.0.weight').shape;
+  const told = weights.metadata['modelspec.prediction_type'];
+  const v = told === undefined ? second && channels === 4 : told.startsWith('v');
+  return {
+    schedule: {
+      _class_name: 'DDIMScheduler',
+      beta_schedule: 'scaled_linear',
+      beta_start: 0.00085,
+      beta_end: 0.012,
+      num_train_timesteps: 1000,
+      prediction_type: v ? 'v_prediction' : 'epsilon',
+      steps_offset: 1,
+      set_alpha_to_one: false,
+      clip_sample: false,
+    },
+    ...(second ? { pad: '!' } : {}),
+  };
+}
