@@ -1,7 +1,14 @@
 /** `attune inspect`, `tokenize` and `doctor` of the built command. */
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { cpSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
@@ -246,6 +253,28 @@ describe('what cannot, and why', () => {
     const pipe = join(fresh(), 'pipe.safetensors');
     execFileSync('/usr/bin/env', ['mkfifo', pipe]);
     expect(verdictOn(pipe).reason).toMatch(/device or pipe/);
+  });
+
+  test('a big file is judged by its header, its values only when asked', () => {
+    const side = 2 ** 26;
+    const header = JSON.stringify({
+      'lora_unet_x.lora_down.weight': {
+        dtype: 'F32',
+        shape: [1, side],
+        data_offsets: [0, 4 * side],
+      },
+      'lora_unet_x.lora_up.weight': {
+        dtype: 'F32',
+        shape: [side / 32, 1],
+        data_offsets: [4 * side, 4 * side + side / 8],
+      },
+    }).padEnd(256);
+    const length = Buffer.alloc(8);
+    length.writeBigUInt64LE(BigInt(header.length));
+    const file = named('big.safetensors', Buffer.concat([length, Buffer.from(header)]));
+    truncateSync(file, 8 + header.length + 4 * side + side / 8); // sparse: it takes no room
+    expect(verdictOn(file).modules).toEqual({ ...clean, matched: 1, zeroEffect: null });
+    expect(verdictOn(file, '--deep').modules).toEqual({ ...clean, matched: 1, zeroEffect: 1 });
   });
 
   test('damaged bytes of a real file', () => {

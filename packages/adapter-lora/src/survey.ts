@@ -77,11 +77,11 @@ export function surveyLora(file: AdapterFile, model?: Model): Survey {
     return {
       name,
       fit: address === undefined ? 'unmatched' : fitOf(file, module, shapes?.get(address), address),
-      zero: algorithm !== undefined && isZero(file, module),
+      isZero: () => algorithm !== undefined && isZero(file, module),
       ...(scale && keys.size ? { rank: scale.rank, alpha: scale.alpha } : {}),
     };
   });
-  for (const name of strays) modules.push({ name, fit: 'unmatched', zero: false });
+  for (const name of strays) modules.push({ name, fit: 'unmatched', isZero: () => false });
   return { modules, ...refusal(modules, detected?.dialect ?? '', model !== undefined) };
 }
 

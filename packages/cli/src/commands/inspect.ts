@@ -11,19 +11,21 @@ import { printable } from '../terminal.ts';
 
 interface Options {
   readonly base?: string;
+  readonly deep?: boolean;
   readonly json?: boolean;
 }
 
 export const inspectCommand = (): Command =>
   new Command('inspect')
     .description('say what a file, a folder or a stack is and whether it can be loaded')
-    .argument('<file|folder|stack>', 'a .safetensors file, a folder or a stack.yaml')
+    .argument('<file|folder|stack>', 'a weight file, a folder or a stack.yaml')
     .option('--base <stack|model>', 'the model to fit it against, with adapters before it')
+    .option('--deep', 'read the values of big files, too: NaN, infinity, zero effect')
     .option('--json', 'the verdict as one JSON object on stdout')
     .addHelpText('after', '\nExample:\n  $ attune inspect sketch.safetensors --base ./sd15')
     .action(inspectAction);
 
-async function inspectAction(file: string, { base, json }: Options): Promise<void> {
+async function inspectAction(file: string, { base, deep, json }: Options): Promise<void> {
   const argument = base === undefined ? undefined : await readStack(base);
   const { loader } = openSession(
     {},
@@ -31,6 +33,7 @@ async function inspectAction(file: string, { base, json }: Options): Promise<voi
   );
   const verdict = await inspect(file, {
     loader,
+    ...(deep ? { deep } : {}),
     ...(argument ? { base: await openWhole(argument, loader) } : {}),
   });
   if (json) console.log(JSON.stringify(verdict));
@@ -53,7 +56,7 @@ function describe(verdict: Verdict, base: string | undefined): string[] {
   lines.push(`  kind     ${[kind ?? 'unknown', ...about.filter(Boolean)].join(', ')}`);
   if (matched + unmatched + misshaped > 0)
     lines.push(
-      `  modules  ${matched} matched, ${unmatched} unmatched, ${misshaped} misshaped, ${zeroEffect} without effect${base === undefined ? ' (no --base given)' : ` (against ${base})`}`,
+      `  modules  ${matched} matched, ${unmatched} unmatched, ${misshaped} misshaped, ${zeroEffect ?? 'unknown (--deep reads the values)'} without effect${base === undefined ? ' (no --base given)' : ` (against ${base})`}`,
     );
   const scales = new Map<string, number>();
   for (const [name, rank] of Object.entries(ranks)) {

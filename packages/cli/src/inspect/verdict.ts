@@ -39,7 +39,8 @@ export interface Verdict {
     readonly matched: number;
     readonly unmatched: number;
     readonly misshaped: number;
-    readonly zeroEffect: number;
+    /** Null where the values were not read. */
+    readonly zeroEffect: number | null;
   };
   /** By module, as the file spells it. */
   readonly ranks: Readonly<Record<string, number>>;
@@ -73,6 +74,8 @@ export interface InspectContext {
   readonly loader: PluginLoader;
   /** The model to fit against. */
   readonly base?: Model;
+  /** Read the values of any file; those of big ones are left unread otherwise. */
+  readonly deep?: boolean;
 }
 
 /** Never throws for what is in the file: a failure is a verdict. */
@@ -123,7 +126,7 @@ async function inspectFolder(file: string, context: InspectContext): Promise<Ver
     existsSync(join(file, part, 'config.json')),
   );
   if (parts.length > 0)
-    return inspectModel(file, 'model', await loadModel(file, { loader: context.loader }));
+    return inspectModel(file, 'model', await loadModel(file, { loader: context.loader }), context);
   const single = readdirSync(file).filter((name) => name.endsWith('.safetensors'));
   const standard = /^(diffusion_pytorch_model|model|adapter_model)\b/;
   if (single.length > 0 && !single.some((name) => standard.test(name)))
@@ -136,7 +139,7 @@ async function inspectFolder(file: string, context: InspectContext): Promise<Ver
   if (await detect(adapter, context)) return inspectAdapter(file, adapter, context);
   const model = await loadModel(file, { loader: context.loader });
   const [net] = Object.keys(model.nets);
-  return inspectModel(file, net.startsWith('vae') ? 'vae' : net, model);
+  return inspectModel(file, net.startsWith('vae') ? 'vae' : net, model, context);
 }
 
 const isSpecial = (path: string): boolean => {
@@ -145,9 +148,10 @@ const isSpecial = (path: string): boolean => {
 };
 
 /** A whole model in one file; what its config must be is told by its names and shapes. */
-async function inspectCheckpoint(file: string, { loader }: InspectContext): Promise<Verdict> {
+async function inspectCheckpoint(file: string, context: InspectContext): Promise<Verdict> {
   try {
-    return inspectModel(file, 'model', await loadModel(file, { loader }), 'ldm');
+    const model = await loadModel(file, { loader: context.loader });
+    return inspectModel(file, 'model', model, context, 'ldm');
   } catch (error) {
     if (!AttuneError.is(error)) throw error;
     const { message } = error;
@@ -156,26 +160,33 @@ async function inspectCheckpoint(file: string, { loader }: InspectContext): Prom
   }
 }
 
-function inspectModel(file: string, kind: string, model: Model, dialect = 'diffusers'): Verdict {
-  const survey = surveyNets(model);
-  return surveyed(file, survey, model.weights, {
+function inspectModel(
+  file: string,
+  kind: string,
+  model: Model,
+  context: InspectContext,
+  dialect = 'diffusers',
+): Verdict {
+  const known = {
     kind,
     dialect,
     algorithm: Object.keys(model.nets).join(' + '),
     base: baseFamily(model.weights) ?? null,
-  });
+  };
+  return surveyed(file, surveyNets(model), model.weights, known, context);
 }
 
-async function inspectStack(file: string, { loader }: InspectContext): Promise<Verdict> {
+async function inspectStack(file: string, context: InspectContext): Promise<Verdict> {
   const argument = await readStack(file);
   const known = { kind: 'stack', dialect: 'attune' };
   try {
-    const model = await openWhole(argument, loader);
-    return surveyed(file, surveyNets(model), model.weights, {
+    const model = await openWhole(argument, context.loader);
+    const about = {
       ...known,
       algorithm: model.adapters.map(({ name }) => name).join(' + ') || null,
       base: baseFamily(model.weights) ?? null,
-    });
+    };
+    return surveyed(file, surveyNets(model), model.weights, about, context);
   } catch (error) {
     if (!AttuneError.is(error)) throw error;
     return refused(
@@ -219,24 +230,39 @@ async function inspectAdapter(
   const found = await detect(adapter, context);
   if (!found) return refused(file, recogniseNames([...adapter.weights.names()]));
   const { id, kind, detection } = found;
-  return surveyed(file, surveyAdapter(kind, adapter, context.base), adapter.weights, {
+  const known = {
     kind: id,
     dialect: detection.dialect,
     algorithm: detection.algorithm ?? null,
     base: detection.base ?? null,
-  });
+  };
+  const survey = surveyAdapter(kind, adapter, context.base);
+  return surveyed(file, survey, adapter.weights, known, context);
 }
 
-/** The verdict that a survey and the values themselves lead to. */
+/** Values of so many bytes are read in about a second; those of larger files only when asked for. */
+const SMALL = 2 ** 28;
+
+function bytesOf(weights: Weights): number {
+  let bytes = 0;
+  for (const name of weights.names()) bytes += weights.entry(name).source?.length ?? 0;
+  return bytes;
+}
+
+/** The verdict that a survey and, of a small file or when asked for, the values themselves lead to. */
 function surveyed(
   file: string,
   { modules, refusal }: Survey,
   weights: Weights,
   known: Partial<Verdict>,
+  { deep }: InspectContext,
 ): Verdict {
   const count = (fit: string) => modules.filter((module) => module.fit === fit).length;
-  const zeroEffect = modules.filter(({ zero }) => zero).length;
-  const notFinite = [...weights.names()].find((name) => !scan(weights.entry(name).load()).finite);
+  const reads = deep === true || bytesOf(weights) <= SMALL;
+  const zeroEffect = reads ? modules.filter((module) => module.isZero()).length : null;
+  const notFinite = reads
+    ? [...weights.names()].find((name) => !scan(weights.entry(name).load()).finite)
+    : undefined;
   const why =
     notFinite === undefined
       ? refusal

@@ -15,8 +15,8 @@ export interface SurveyedModule {
   readonly name: string;
   /** Against the model; without one, whether the module is complete in itself. */
   readonly fit: ModuleFit;
-  /** True where it changes nothing, whatever its input. */
-  readonly zero: boolean;
+  /** Reads its values: whether it changes nothing, whatever its input. */
+  isZero(): boolean;
   readonly rank?: number;
   readonly alpha?: number;
 }
@@ -99,7 +99,7 @@ function fitModules(
         : fits.includes('unmatched')
           ? 'unmatched'
           : 'matched',
-      zero: own.every((key) => scan(weights.entry(key).load()).zero),
+      isZero: () => own.every((key) => scan(weights.entry(key).load()).zero),
     };
   });
 }
