@@ -23,6 +23,7 @@ import {
   UNetConfig,
 } from '@attune/core';
 import { toF32, toHalf, Weights, writeSafetensors, zeros } from '@attune/engine';
+import { relativeError } from '@attune/engine/testing';
 import { expect, test } from 'vitest';
 import type { z } from 'zod';
 
@@ -72,6 +73,25 @@ test('a ControlNet as its own code saves it: pickled, wrapped, halves', async ()
   for (const key of Object.keys(original.config!))
     if (key in config)
       expect({ key, value: original.config![key] }).toEqual({ key, value: config[key] });
+});
+
+test.each(['difference', 'lora'])('a ControlNet as a change of its base: %s', async (form) => {
+  const settings = { attention_head_dim: 4, norm_num_groups: 2 };
+  const folder = `${fixtures}/checkpoints`;
+  const truth = await opened('sd15', {
+    use: 'edit',
+    from: `${folder}/control.whole.safetensors`,
+    ...settings,
+  });
+  // Heads and groups come from the base.
+  const changed = await opened('sd15', {
+    use: 'edit',
+    from: `${folder}/control.${form}.safetensors`,
+  });
+  expect(changed.config).toMatchObject(settings);
+  expect(Object.keys(changed.values)).toEqual(Object.keys(truth.values));
+  for (const [name, value] of Object.entries(changed.values))
+    expect(relativeError(value, truth.values[name])).toBeLessThan(1e-6);
 });
 
 /** A LoRA file's tensors under other names, in a file of its own; without those that get none. */

@@ -120,6 +120,35 @@ def original_control(folder) -> None:
     torch.save({"state_dict": half}, folder / "control.pth")
 
 
+def changed_control(folder) -> None:
+    """The same ControlNet three times: whole, as a difference from its base, as low-rank changes of it."""
+    base = load_file(FIXTURES / "unet/sd15/unet/diffusion_pytorch_model.safetensors")
+    own = load_file(FIXTURES / "compose/sd15/edit/diffusion_pytorch_model.safetensors")
+    whole, delta, lora = {}, {}, {"lora_controlnet": torch.zeros(0)}
+    for name, value in own.items():
+        if name.startswith("class_embedding"):
+            continue
+        ldm = ldm_name(name, 2)
+        if name not in base:
+            whole[name] = delta[ldm] = lora[ldm] = value
+            continue
+        if value.ndim > 1:
+            up, down = (normal(shape, "control", name, i) for i, shape in enumerate([(value.shape[0], 2), (2, *value.shape[1:])]))
+            up *= 0.2
+            whole[name] = base[name] + (up @ down.flatten(1)).reshape(value.shape)
+            stem = ldm.removesuffix(".weight")
+            lora |= {f"{stem}.up": up, f"{stem}.down": down}
+        elif name.endswith("bias") and "resnets" in name:
+            whole[name] = base[name]  # and nothing in the Control-LoRA
+        else:
+            whole[name] = lora[ldm] = value
+        delta[ldm] = whole[name] - base[name]
+    write_safetensors(folder / "control.whole.safetensors", whole)
+    write_safetensors(folder / "control.lora.safetensors", lora)
+    marked = {f"control_model.{k}": v for k, v in delta.items()} | {"difference": torch.zeros(0)}
+    write_safetensors(folder / "control.difference.safetensors", marked)
+
+
 def ldm_vae_name(name: str, levels: int) -> str:
     """An AutoencoderKL's weight as the original code calls it."""
     name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
@@ -229,6 +258,7 @@ def make() -> None:
 
     original_motion(folder / "motion.ckpt")
     original_control(folder)
+    changed_control(folder)
     whole(folder)
 
     torch.save({"weight": torch.ones(2), "code": Code()}, folder / "code.pt")

@@ -8,6 +8,8 @@ export const EditConfig = UNetConfig.extend({
   conditioning_channels: z.int().positive().default(3),
   controlnet_conditioning_channel_order: z.enum(['rgb', 'bgr']).default('rgb'),
   global_pool_conditions: z.boolean().default(false),
+  /** The values of the image that it was trained on; the port `image` is in [0, 1] whatever this says. */
+  hint_range: z.enum(['unit', 'signed']).default('unit'),
   /** Number of task labels (port `task`), added to the time embedding; absent: none. */
   num_class_embeds: z.int().positive().nullish(),
 });

@@ -12,7 +12,17 @@ import {
   type Tap,
   zeros,
 } from '@attune/core';
-import { expand, mean, silu, type Tensor, type Weights } from '@attune/engine';
+import {
+  concat,
+  expand,
+  mean,
+  mul,
+  silu,
+  split,
+  sub,
+  type Tensor,
+  type Weights,
+} from '@attune/engine';
 
 import type { EditConfig } from './config.ts';
 
@@ -98,10 +108,26 @@ function control(root: Scope, ports: PortValues, config: EditConfig): Control {
   };
 }
 
+/** The image in the order of channels and the range that the net was trained with. */
+function asTrained(image: Tensor, config: EditConfig): Tensor {
+  const ordered =
+    config.controlnet_conditioning_channel_order === 'bgr'
+      ? concat(
+          split(
+            image,
+            Array.from({ length: image.dim(1) }, () => 1),
+            1,
+          ).toReversed(),
+          1,
+        )
+      : image;
+  return config.hint_range === 'signed' ? sub(mul(ordered, 2), 1) : ordered;
+}
+
 /** Image features at latent resolution; the last convolution starts at zero. */
 function hint(scope: Scope, image: Tensor, config: EditConfig): Tensor {
   const widths = config.conditioning_embedding_out_channels;
-  let x = silu(conv(scope.at('conv_in'), image, widths[0]));
+  let x = silu(conv(scope.at('conv_in'), asTrained(image, config), widths[0]));
   for (let i = 0; i + 1 < widths.length; i++) {
     x = silu(conv(scope.at('blocks', 2 * i), x, widths[i]));
     x = silu(conv(scope.at('blocks', 2 * i + 1), x, widths[i + 1], { stride: 2 }));

@@ -1,9 +1,18 @@
-import { adapterKind, baseFamily, checkFile, definePlugin } from '@attune/core';
+import {
+  type AdapterFile,
+  adapterKind,
+  baseFamily,
+  checkFile,
+  definePlugin,
+  type Model,
+  UNetConfig,
+} from '@attune/core';
+import type { Weights } from '@attune/engine';
 import { z } from 'zod';
 
 import { EditConfig } from './config.ts';
 import { edit } from './edit.ts';
-import { diffusersNames, inferredConfig } from './original.ts';
+import { completed, inferredConfig, readOriginal } from './original.ts';
 
 export { EditConfig } from './config.ts';
 export { edit, type EditOptions } from './edit.ts';
@@ -15,38 +24,53 @@ export default definePlugin({
       edit: adapterKind({
         options: z.looseObject({}),
         detect: ({ weights }) => {
-          const renamed = diffusersNames(weights);
-          const known = renamed ?? weights;
+          const original = readOriginal(weights);
+          const known = original?.weights ?? weights;
           const name = 'controlnet_cond_embedding.conv_in.weight';
           if (!known.has(name)) return undefined;
           const base = baseFamily(known);
+          const algorithms = { whole: 'controlnet', difference: 'controlnet difference' };
           return {
-            dialect: renamed ? 'ldm' : 'diffusers',
-            algorithm: 'controlnet',
-            evidence: renamed ? 'input_hint_block.0.weight' : name,
+            dialect: original ? 'ldm' : 'diffusers',
+            algorithm:
+              original?.form === 'control-lora'
+                ? 'control-lora'
+                : algorithms[original?.form ?? 'whole'],
+            evidence: original ? 'input_hint_block.0.weight' : name,
             ...(base === undefined ? {} : { base }),
           };
         },
         create: ({ file, model, ...common }, options) => {
-          const weights = file && (diffusersNames(file.weights) ?? file.weights);
-          const told = file?.config ?? (weights && inferredConfig(weights));
+          const found = file ? read(file, model) : undefined;
+          const config = { ...(found?.config as object), ...options };
           return edit({
             ...common,
-            config: checkFile(
-              EditConfig,
-              { ...(told as object), ...options },
-              file?.path ?? 'edit',
-            ),
-            ...(weights
-              ? { weights }
-              : {
-                  initial: model.weights.renamed((name) =>
-                    name.startsWith('unet.') ? name.slice('unet.'.length) : undefined,
-                  ),
-                }),
+            config: checkFile(EditConfig, config, file?.path ?? 'edit'),
+            ...(found ? { weights: found.weights } : { initial: model.weights.under('unet.') }),
           });
         },
       }),
     },
   },
 });
+
+/** The weights of a file in any of its forms, and its config: the file's own, or what it tells. */
+function read(
+  { weights, config }: AdapterFile,
+  model: Model,
+): { readonly weights: Weights; readonly config: unknown } {
+  const original = readOriginal(weights);
+  if (!original) return { weights, config: config ?? inferredConfig(weights) };
+  const whole = completed(original, model.weights.under('unet.'));
+  // What changes the base's encoder has the base's settings, also those that no shape tells.
+  const told = original.form === 'whole' ? {} : encoderSettings(model);
+  return { weights: whole, config: config ?? { ...inferredConfig(whole), ...told } };
+}
+
+function encoderSettings({ configs }: Model): Record<string, unknown> {
+  const unet = (configs?.unet ?? {}) as Record<string, unknown>;
+  const keys = Object.keys(UNetConfig.shape).filter(
+    (key) => key in unet && !/^(up_|out_)/.test(key),
+  );
+  return Object.fromEntries(keys.map((key) => [key, unet[key]]));
+}

@@ -1,22 +1,59 @@
 /** ControlNets as their own code saves them: an encoder in the original layout, a hint block, zero convs. */
 
-import { fromLdm, inferUNet, isLdm, ldmLayers } from '@attune/core';
-import type { Weights } from '@attune/engine';
+import { fromLdm, inCheckpoint, inferUNet, isLdm, ldmLayers } from '@attune/core';
+import { AttuneError, sizeOf, toF32, type WeightEntry, Weights } from '@attune/engine';
 
 const PREFIX = 'control_model.';
 
-/** The same weights under diffusers' names; undefined for a file that is no original ControlNet. */
-export function diffusersNames(file: Weights): Weights | undefined {
+/** How a file says its encoder: as it is, as what is added to the base's, or as low-rank changes of the base's. */
+export type Form = 'whole' | 'difference' | 'control-lora';
+
+export interface Original {
+  readonly form: Form;
+  /** Under diffusers' names; of a Control-LoRA also `<layer>.up` and `<layer>.down`. */
+  readonly weights: Weights;
+}
+
+/** Reads a file in the original layout; undefined for any other. */
+export function readOriginal(file: Weights): Original | undefined {
   const wrapped = [...file.names()].some((name) => name.startsWith(PREFIX));
-  const weights = wrapped ? file.under(PREFIX) : file;
-  if (!isLdm(weights) || !weights.has('input_hint_block.0.weight')) return undefined;
-  const layers = ldmLayers(weights);
+  const form: Form = file.has('lora_controlnet')
+    ? 'control-lora'
+    : file.has('difference')
+      ? 'difference'
+      : 'whole';
+  const weights = (wrapped ? file.under(PREFIX) : file).renamed((name) =>
+    name === 'difference' || name === 'lora_controlnet' ? undefined : name,
+  );
+  if (!weights.has('input_hint_block.0.weight')) return undefined;
+  if (form !== 'control-lora' && !isLdm(weights)) return undefined;
+  const strays = wrapped
+    ? [...file.names()].filter(
+        (name) => !name.startsWith(PREFIX) && name !== 'difference' && !inCheckpoint(name),
+      )
+    : [];
+  if (strays.length)
+    throw new AttuneError(
+      'UNMATCHED_WEIGHTS',
+      `${strays.length} tensors beside control_model are those of no ControlNet, first ${strays[0]}.`,
+      { strays },
+    );
+  const layers = form === 'control-lora' ? layersByLora(weights) : ldmLayers(weights);
   const hints = [...weights.names()].flatMap((name) =>
     Number(/^input_hint_block\.(\d+)\.weight$/.exec(name)?.[1] ?? []),
   );
   const last = Math.max(...hints);
   // A name that nothing explains is kept, so that it is reported by the name the file has.
-  return weights.renamed((name) => control(name, last) ?? fromLdm(name, layers) ?? name);
+  const renamed = weights.renamed((name) => control(name, last) ?? fromLdm(name, layers) ?? name);
+  return { form, weights: renamed };
+}
+
+/** Residual blocks per level: the first downsampling, a convolution `op`, ends the first level. */
+function layersByLora(weights: Weights): number {
+  const names = [...weights.names()];
+  let at = 1;
+  while (at < 100 && !names.some((name) => name.startsWith(`input_blocks.${at}.0.op.`))) at++;
+  return at - 1;
 }
 
 function control(name: string, lastHint: number): string | undefined {
@@ -36,6 +73,71 @@ function control(name: string, lastHint: number): string | undefined {
     default:
       return undefined;
   }
+}
+
+const inEncoder = /^(conv_in|time_embedding|down_blocks|mid_block)\./;
+
+/**
+ * The encoder that a difference or a Control-LoRA makes of the base's: base + own; or base + up · down
+ * where the file has both, its own tensor where it has that, and the base's where it has neither.
+ *
+ * @param base weights of the base's UNet, without its prefix
+ */
+export function completed({ form, weights }: Original, base: Weights): Weights {
+  if (form === 'whole') return weights;
+  const entries = new Map<string, WeightEntry>();
+  for (const name of weights.names())
+    if (!/\.(up|down)$/.test(name)) entries.set(name, weights.entry(name));
+  for (const name of base.names()) {
+    if (!inEncoder.test(name)) continue;
+    const below = base.entry(name);
+    const own = entries.get(name);
+    const stem = name.replace(/\.weight$/, '');
+    if (form === 'difference') {
+      if (own)
+        entries.set(
+          name,
+          sum(below, () => toF32(own.load()).data, own.shape),
+        );
+    } else if (name.endsWith('.weight') && weights.has(`${stem}.up`)) {
+      const [up, down] = ['up', 'down'].map((side) => weights.entry(`${stem}.${side}`));
+      entries.set(
+        name,
+        sum(below, () => product(up, down), [up.shape[0], ...down.shape.slice(1)]),
+      );
+    } else if (!own) entries.set(name, below);
+  }
+  return Weights.fromEntries(entries);
+}
+
+/** base + delta, formed when it is asked for. */
+function sum(base: WeightEntry, delta: () => Float32Array, shape: readonly number[]): WeightEntry {
+  const { name } = base;
+  if (sizeOf(shape) !== sizeOf(base.shape))
+    throw new AttuneError(
+      'WEIGHT_SHAPE',
+      `The ControlNet changes ${name} by [${shape}]; the base's is [${base.shape}]: it was made for another base.`,
+      { name },
+    );
+  const load = () => {
+    const [a, b] = [toF32(base.load()).data, delta()];
+    return { dtype: 'f32', shape: base.shape, data: a.map((value, i) => value + b[i]) } as const;
+  };
+  return { name, dtype: 'f32', shape: base.shape, source: undefined, load };
+}
+
+/** up [out, r, …] · down [r, in, …], kernels flattened. */
+function product(up: WeightEntry, down: WeightEntry): Float32Array {
+  const [out, rank] = up.shape;
+  const [a, b] = [toF32(up.load()).data, toF32(down.load()).data];
+  const width = b.length / rank;
+  const result = new Float32Array(out * width);
+  for (let i = 0; i < out; i++)
+    for (let r = 0; r < rank; r++) {
+      const factor = a[i * rank + r];
+      for (let j = 0; j < width; j++) result[i * width + j] += factor * b[r * width + j];
+    }
+  return result;
 }
 
 /** What names and shapes tell of a file without a config, under diffusers' names. */

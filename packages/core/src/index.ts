@@ -105,7 +105,7 @@ export {
   type Spacing,
 } from './schedule/noise.ts';
 export { type Plan, type Sampler, type Step, takeStep } from './schedule/sampler.ts';
-export { isCheckpoint } from './models/checkpoint.ts';
+export { inCheckpoint, isCheckpoint } from './models/checkpoint.ts';
 export { fromLdm, inferUNet, isLdm, ldmLayers, type LdmLayout, toLdm } from './models/ldm.ts';
 export { Tokenizer } from './models/tokenizer.ts';
 export { trainWordTokenizer } from './models/bpe.ts';

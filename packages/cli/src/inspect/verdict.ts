@@ -100,9 +100,7 @@ export async function inspect(file: string, context: InspectContext): Promise<Ve
     const foreign = recogniseFile(file);
     if (foreign) return refused(file, foreign, broken);
     const read = readAdapterFile(file);
-    return isCheckpoint(read.weights)
-      ? await inspectCheckpoint(file, context)
-      : await inspectAdapter(file, read, context);
+    return await inspectAdapter(file, read, context);
   } catch (error) {
     const reason = AttuneError.is(error)
       ? error.message
@@ -228,6 +226,8 @@ async function inspectAdapter(
   context: InspectContext,
 ): Promise<Verdict> {
   const found = await detect(adapter, context);
+  // Asked second: whole checkpoints may hold an adapter, as the first ControlNets' do.
+  if (!found && isCheckpoint(adapter.weights)) return inspectCheckpoint(file, context);
   if (!found) return refused(file, recogniseNames([...adapter.weights.names()]));
   const { id, kind, detection } = found;
   const known = {

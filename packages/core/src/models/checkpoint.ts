@@ -51,6 +51,11 @@ const sections: readonly Section[] = [
 const leftovers =
   /^(model_ema\.|first_stage_model\.loss\.|(alphas|betas|sqrt|log_one|posterior|lvlb|logvar|scale_factor)[\w]*$|global_step$|cond_stage_model\.(logit_scale$|transformer\.vision_model\.|transformer\.(visual|text)_projection\.|transformer\.logit_scale$))/;
 
+/** Whether a name is of such a file. */
+export const inCheckpoint = (name: string): boolean =>
+  leftovers.test(name) ||
+  sections.some(({ prefixes }) => prefixes.some((prefix) => name.startsWith(prefix)));
+
 /** Whether these names are of such a file. */
 export const isCheckpoint = (weights: Weights): boolean =>
   [...weights.names()].some((name) => name.startsWith('model.diffusion_model.'));
@@ -73,11 +78,7 @@ export function checkpointParts(
   path: string,
   configs?: string,
 ): readonly { readonly name: Section['part']; readonly part: Part }[] {
-  const lost = [...weights.names()].filter(
-    (name) =>
-      !leftovers.test(name) &&
-      !sections.some(({ prefixes }) => prefixes.some((prefix) => name.startsWith(prefix))),
-  );
+  const lost = [...weights.names()].filter((name) => !inCheckpoint(name));
   if (lost.length)
     throw new AttuneError(
       'UNMATCHED_WEIGHTS',
