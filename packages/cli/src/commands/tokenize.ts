@@ -3,7 +3,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 
-import { loadModel, type PluginLoader, Tokenizer } from '@attune/core';
+import { loadModel, openStack, type PluginLoader, Tokenizer } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
@@ -53,6 +53,11 @@ async function tokenizerOf(
   { stack, folder }: StackArgument,
   loader: PluginLoader,
 ): Promise<Tokenizer> {
+  if (stack.adapters.length > 0) {
+    // Adapters may add words.
+    const { tokenizer } = await openStack(stack, folder, loader);
+    if (tokenizer) return tokenizer;
+  }
   const bundled = loader.ids('backbones').includes(stack.backbone);
   const path = bundled
     ? (await loader.get('backbones', stack.backbone)).folder()

@@ -71,11 +71,19 @@ const layouts: readonly (readonly [key: RegExp, foreign: Foreign])[] = [
     },
   ],
   [
-    /^emb_params$/,
+    /^clip_[lg]$/,
     {
       kind: 'textual-inversion',
-      reason: 'it is a textual inversion',
-      fix: 'there is no adapter kind for it yet',
+      reason: 'it is a textual inversion for the two text encoders of SDXL',
+      fix: 'take one made for Stable Diffusion 1 or 2',
+    },
+  ],
+  [
+    /^(adapter\.)?body\.\d+\./,
+    {
+      kind: 't2i-adapter',
+      reason: 'it is a T2I-Adapter',
+      fix: 'there is no adapter kind for it yet; take a ControlNet of the same kind of hint',
     },
   ],
   [

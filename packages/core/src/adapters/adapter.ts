@@ -75,6 +75,8 @@ export interface Adapter {
   fileKey?(name: string): string;
   /** Names that other tools give one of its layers; all without the adapter's name. */
   aliases?(layer: string): readonly string[];
+  /** Words it adds to the model's tokenizer, each with the number of ids that it stands for. */
+  readonly words?: Readonly<Record<string, number>>;
   /** What its file does not say by itself: it is saved as a folder with this as config.json. */
   readonly config?: Readonly<Record<string, unknown>>;
   /** What its file holds beside its parameters: header metadata, tensors such as alphas. */

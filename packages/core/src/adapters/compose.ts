@@ -18,6 +18,7 @@ import {
 
 import type { Model } from '../models/model.ts';
 import { type Dims, nominalDims } from '../models/net.ts';
+import type { Tokenizer } from '../models/tokenizer.ts';
 import { matcher, pattern } from '../nn/address.ts';
 import { type BoundTap, makeCall, type ParamInfo, Scope, Trace } from '../nn/scope.ts';
 import { type Adapter, portValues } from './adapter.ts';
@@ -53,11 +54,29 @@ export function compose(model: Model, ...added: readonly Adapter[]): Model {
   const weights = added.flatMap(({ name, weights: own }) =>
     own ? [own.prefixed(`${name}.`)] : [],
   );
+  const on = added.filter((adapter) => !isOff(adapter));
+  const tokenizer = withWords(model, on);
   return {
     ...model,
+    ...(tokenizer ? { tokenizer } : {}),
     weights: Weights.overlay(model.weights, ...weights),
-    adapters: [...model.adapters, ...added.filter((adapter) => !isOff(adapter))],
+    adapters: [...model.adapters, ...on],
   };
+}
+
+/** The model's tokenizer with the words of the adapters. */
+function withWords(model: Model, added: readonly Adapter[]): Tokenizer | undefined {
+  const words = added.flatMap(({ name, words: own = {} }) =>
+    Object.entries(own).map(([word, length]) => ({ name, word, length })),
+  );
+  return words.reduce<Tokenizer | undefined>((tokenizer, { name, word, length }) => {
+    if (tokenizer) return tokenizer.withWord(word, length);
+    throw new AttuneError(
+      'NO_TOKENIZER',
+      `The adapter ${name} adds the word "${word}", and the model has no tokenizer.`,
+      { name, word },
+    );
+  }, model.tokenizer);
 }
 
 /** What to trace and with which sizes. */
@@ -107,7 +126,9 @@ export function traceModel(
           ...(dtype ? { dtype } : {}),
           ...(rate ? { rate } : {}),
         });
-    const call = makeCall({ B: sizes.B, F: sizes.F }, inputs);
+    const call = makeCall({ B: sizes.B, F: sizes.F }, inputs, (word) =>
+      model.tokenizer?.idOf(word),
+    );
     taps.length = 0;
     for (const { adapter, gate } of gated) {
       const ports = portValues(adapter, sizes, shapes, given, inputs);

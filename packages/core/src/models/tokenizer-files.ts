@@ -21,6 +21,8 @@ export interface AddedToken {
   readonly lstrip: boolean;
   /** Swallows the white space to its right. */
   readonly rstrip: boolean;
+  /** How many ids it stands for, its own and those after it. Default 1. */
+  readonly span?: number;
 }
 
 /** Everything about a tokenizer but its vocabulary. */

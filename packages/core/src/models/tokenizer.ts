@@ -129,6 +129,19 @@ export class Tokenizer {
   }
 
   /**
+   * The same tokenizer with a word that stands for several new ids: `word`, `word_1`, … (textual
+   * inversion with several vectors).
+   */
+  withWord(word: string, length: number): Tokenizer {
+    const parts = Array.from({ length }, (_, i) => (i === 0 ? word : `${word}_${i}`));
+    const wider = this.withTokens(parts);
+    const added = wider.added.map((token) =>
+      token.content === word ? { ...token, span: length } : token,
+    );
+    return new Tokenizer(this.vocabulary, { ...this.options, added });
+  }
+
+  /**
    * Ids of a text between the two markers, cut to `maxLength` (the end marker stays) and, unless
    * `pad` is false, filled up to it.
    */
@@ -206,7 +219,7 @@ function cutter(tokens: readonly Placed[]): Cutter {
       if (token.single_word && (endsInWord.test(before) || startsWithWord.test(after))) continue;
       const kept = token.lstrip ? before.replace(spacesAtEnd, '') : before;
       if (kept !== '') parts.push(kept);
-      parts.push(token.id);
+      for (let i = 0; i < (token.span ?? 1); i++) parts.push(token.id + i);
       done = text.length - (token.rstrip ? after.replace(spacesAtStart, '') : after).length;
     }
     if (done < text.length) parts.push(text.slice(done));

@@ -19,6 +19,8 @@ import { meet, type Rows } from './rows.ts';
 export interface Call extends Rows {
   /** The net's inputs by name: `sample`, `timestep`, `encoder_hidden_states`, … */
   readonly inputs: Readonly<Record<string, Tensor>>;
+  /** The first id of a word that an adapter added to the tokenizer. */
+  idOf(word: string): number;
   /**
    * A value computed at most once per call, such as a private net. It is traced at first use, under
    * all taps; asking for it while it is being traced is an error that names the cycle.
@@ -201,12 +203,21 @@ export class Scope {
 }
 
 /** A call over the given inputs. */
-export function makeCall(rows: Rows, inputs: Readonly<Record<string, Tensor>>): Call {
+export function makeCall(
+  rows: Rows,
+  inputs: Readonly<Record<string, Tensor>>,
+  idOf: (word: string) => number | undefined = () => undefined,
+): Call {
   const made = new Map<string, unknown>();
   const making: string[] = [];
   return {
     ...rows,
     inputs,
+    idOf: (word) => {
+      const id = idOf(word);
+      if (id !== undefined) return id;
+      throw new AttuneError('NO_WORD', `The model's tokenizer has no word "${word}".`, { word });
+    },
     once: <T>(key: string, build: () => T): T => {
       if (made.has(key)) return made.get(key) as T;
       if (making.includes(key))

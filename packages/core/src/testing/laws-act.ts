@@ -85,8 +85,9 @@ const order: Law = {
     if (!a.commutes) return holds('not declared to commute');
     const forth = await bench.run(both);
     const back = await bench.run({ ...both, adapters: [b, a] });
-    const scaled = bench.moved(a, layerScale);
-    const [after, before] = [scaled, { ...scaled, adapters: [layerScale, a] }];
+    const scale = layerScale(bench.net);
+    const scaled = bench.moved(a, scale);
+    const [after, before] = [scaled, { ...scaled, adapters: [scale, a] }];
     const error = Math.max(
       distance(back, forth),
       distance(await bench.run(before), await bench.run(after)),
@@ -95,20 +96,20 @@ const order: Law = {
   },
 };
 
-/** W′ = 1.1 W on every linear and convolution layer of the model, as a weight delta. */
-const layerScale: Adapter = {
+/** W′ = 1.1 W on every layer of the net, as a weight delta. */
+const layerScale = (net: string): Adapter => ({
   name: 'layer-scale',
   commutes: true,
   attach: () => [
     {
-      at: 'unet.**',
+      at: `${net}.**`,
       delta: (_, { layer }) => {
         const { apply, weight, bias, output } = layer!;
         return sub(apply(mul(weight, 1.1), bias), output);
       },
     },
   ],
-};
+});
 
 const deterministic: Law = {
   name: 'deterministic: equal traces, equal bits',

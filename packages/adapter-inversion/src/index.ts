@@ -1,0 +1,94 @@
+import { basename, extname } from 'node:path';
+
+import { type AdapterFile, adapterKind, definePlugin, type Detection } from '@attune/core';
+import { AttuneError, reshaped, type WeightEntry, Weights } from '@attune/engine';
+import { z } from 'zod';
+
+import { PARAMETER, textualInversion } from './inversion.ts';
+
+export { type InversionOptions, textualInversion } from './inversion.ts';
+
+const Options = z.strictObject({
+  /** The word that prompts write. Default: the file's own, or the adapter's name in angle brackets. */
+  word: z.string().min(1).optional(),
+  /** Vectors of a fresh one. */
+  vectors: z.int().min(1).max(75).optional(),
+});
+
+/** Where files keep the vectors: the first programs' pickles, safetensors, or the token as the only key. */
+const layouts: readonly (readonly [dialect: string, key: RegExp])[] = [
+  ['original', /^string_to_param\.\*$/],
+  ['embedding', /^emb_params$/],
+  ['diffusers', /^<[^<>]+>$/],
+];
+
+interface Found {
+  readonly dialect: string;
+  readonly key: string;
+  readonly entry: WeightEntry;
+}
+
+/** The vectors of a file; undefined for any other file. */
+function find({ weights }: AdapterFile): Found | undefined {
+  const names = [...weights.names()];
+  if (names.length > 3) return undefined;
+  for (const [dialect, sign] of layouts) {
+    const key = names.find((name) => sign.test(name));
+    if (key === undefined) continue;
+    const others = names.filter((name) => name !== key && !name.startsWith('string_to_token.'));
+    if (others.length === 0) return { dialect, key, entry: weights.entry(key) };
+  }
+  return undefined;
+}
+
+const families: ReadonlyMap<number, string> = new Map([
+  [768, 'sd1'],
+  [1024, 'sd2'],
+]);
+
+function detect(file: AdapterFile): Detection | undefined {
+  const found = find(file);
+  if (!found) return undefined;
+  const { dialect, key, entry } = found;
+  const base = families.get(entry.shape[entry.shape.length - 1]);
+  return { dialect, algorithm: 'textual-inversion', evidence: key, ...(base ? { base } : {}) };
+}
+
+/** The word a file is known by: its key, the name in its header, or the file's own name. */
+function wordOf({ key, dialect }: Found, { metadata, path }: AdapterFile): string {
+  if (dialect === 'diffusers') return key;
+  return `<${metadata.name ?? basename(path, extname(path))}>`;
+}
+
+export default definePlugin({
+  api: 1,
+  contributes: {
+    adapters: {
+      'textual-inversion': adapterKind({
+        options: Options,
+        detect,
+        create: ({ file, model: _, ...common }, { word, vectors }) => {
+          if (!file)
+            return textualInversion({
+              ...common,
+              word: word ?? `<${common.name}>`,
+              ...(vectors === undefined ? {} : { vectors }),
+            });
+          const found = find(file);
+          if (!found)
+            throw new AttuneError('NOT_INVERSION', `${file.path} is no textual inversion.`);
+          const { key, entry } = found;
+          const width = entry.shape[entry.shape.length - 1];
+          const rows = entry.shape.length === 1 ? 1 : entry.shape[0];
+          return textualInversion({
+            ...common,
+            word: word ?? wordOf(found, file),
+            vectors: rows,
+            weights: Weights.fromEntries([[PARAMETER, reshaped(entry, [rows, width])]]),
+            fileKey: () => key,
+          });
+        },
+      }),
+    },
+  },
+});
