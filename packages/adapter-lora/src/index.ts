@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { readLora } from './formats.ts';
 import { lora } from './lora.ts';
 import { detectLora, surveyLora } from './survey.ts';
+import { dialects, writeLora } from './write.ts';
 
 export { type AlgorithmName, factors } from './algorithms.ts';
 export { type LoraFile, readLora } from './formats.ts';
@@ -30,6 +31,8 @@ export default definePlugin({
         survey: surveyLora,
         create: ({ file, model, ...common }, options) =>
           lora({ ...common, ...(file ? readLora(file, model) : (options as Given)) }),
+        dialects,
+        write: writeLora,
       }),
     },
   },

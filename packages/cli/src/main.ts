@@ -4,6 +4,7 @@ import { AttuneError } from '@attune/engine';
 import { Command, CommanderError } from 'commander';
 
 import { composeCommand } from './commands/compose.ts';
+import { convertCommand } from './commands/convert.ts';
 import { demoCommand } from './commands/demo.ts';
 import { distillCommand } from './commands/distill.ts';
 import { doctorCommand } from './commands/doctor.ts';
@@ -26,6 +27,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     .showHelpAfterError('(add --help for usage and an example)');
   for (const command of [
     composeCommand,
+    convertCommand,
     demoCommand,
     distillCommand,
     editCommand,

@@ -1,6 +1,6 @@
 /** definePlugin: what a plugin's code exports. */
 
-import type { Runtime, Weights } from '@attune/engine';
+import type { NDArray, Runtime, Weights } from '@attune/engine';
 import type { z } from 'zod';
 
 import type { Adapter, Strength } from '../adapters/adapter.ts';
@@ -56,6 +56,21 @@ export interface AdapterKind<O = unknown> {
    */
   survey?(file: AdapterFile, model?: Model): Survey;
   create(request: AdapterRequest, options: O): Adapter;
+  /** The dialects that `write` knows. */
+  readonly dialects?: readonly string[];
+  /** A file of this kind in another dialect, its names resolved against the model it is for. */
+  write?(request: { file: AdapterFile; model: Model; dialect: string }): Written;
+}
+
+/** A checkpoint to be written: one file, or a folder with the config under a name of its own. */
+export interface Written {
+  readonly tensors: Readonly<Record<string, NDArray>>;
+  readonly metadata?: Readonly<Record<string, string>>;
+  readonly folder?: {
+    /** Of the weights. */
+    readonly file: string;
+    readonly configs: Readonly<Record<string, unknown>>;
+  };
 }
 
 /** A source of training data. */
