@@ -26,6 +26,7 @@ function convert(from: string, to: string, out: string, ...more: readonly string
 interface Report {
   readonly error: number;
   readonly effect: number;
+  readonly weightError: number;
 }
 
 test('a LoRA through all dialects and back is the same', () => {
@@ -85,4 +86,12 @@ test('what a dialect cannot say is refused, and nothing is left', () => {
   expect(readdirSync(folder)).toEqual(before);
   expect(convert(loha, 'kohya', 'loha.kohya.safetensors').status).toBe(0);
   expect(existsSync(join(folder, 'loha.kohya.safetensors'))).toBe(true);
+
+  // A product of two matrices of rank 2 has rank 4 at most; rank 2 loses something, and says how much.
+  const exact = convert(loha, 'peft', 'loha.4', '--rank', '4', '--json');
+  expect(exact.status).toBe(0);
+  const { error, weightError } = JSON.parse(exact.stdout) as Report;
+  expect([error < 1e-5, weightError < 1e-6]).toEqual([true, true]);
+  const near = convert(loha, 'peft', 'loha.2', '--rank', '2', '--json');
+  expect((JSON.parse(near.stdout) as Report).weightError).toBeGreaterThan(0.01);
 });

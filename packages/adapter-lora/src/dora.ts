@@ -21,6 +21,10 @@ export const magnitudes: Readonly<Record<string, (shape: Shape) => 0 | 1>> = {
   lora_magnitude_vector: () => 0,
 };
 
+/** The magnitude that a module has, if any. */
+export const magnitudeOf = (has: (leaf: string) => boolean): string | undefined =>
+  Object.keys(magnitudes).find(has);
+
 /**
  * W′ − W with W′ = m · (W + Δ) / ‖W + Δ‖, the norm over all axes but one, so that a strength goes straight
  * from W to W′.

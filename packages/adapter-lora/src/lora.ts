@@ -29,7 +29,7 @@ import {
   type Parts,
   tuckerDown,
 } from './algorithms.ts';
-import { magnitudes, reweighted } from './dora.ts';
+import { magnitudeOf, magnitudes, reweighted } from './dora.ts';
 
 /** One module: how its tensors make a change, and its scale alpha / rank. */
 export interface Module {
@@ -138,20 +138,30 @@ function change(
   const has: Has = (leaf) => leaves.has(leaf);
   const part: Parts = (leaf) => scope.param(leaf, leaves.get(leaf)!.shape, leaves.get(leaf)!.init);
   const scale = alpha / rank;
-  const magnitude = Object.keys(magnitudes).find(has);
   const shift = has('diff_b') ? part('diff_b') : undefined;
-  if (algorithm === 'lora' && !magnitude && !shift && (type === 'linear' || type === 'conv'))
+  if (algorithm === 'lora' && !magnitudeOf(has) && !shift && (type === 'linear' || type === 'conv'))
     return narrow(value, { address, weight, apply, scale }, part, has);
-  const bare = algorithm === 'full' && !has('diff');
-  let delta = bare
-    ? mul(weight, 0)
-    : mul(deltaOf(algorithm, part, has, weight.shape, address), scale);
-  if (magnitude) {
-    const own = part(magnitude);
-    delta = reweighted(weight, delta, own, magnitudes[magnitude](own.shape));
-  }
+  const delta = weightChange({ algorithm, scale }, part, has, weight, address);
   const still = type === 'norm' ? values(new Float32Array(weight.size), weight.shape) : undefined;
   return apply(delta, shift ?? still);
+}
+
+/** W′ − W, of the weight's shape: what the module makes of a frozen weight. */
+export function weightChange(
+  { algorithm, scale }: { algorithm: AlgorithmName; scale: number },
+  part: Parts,
+  has: Has,
+  weight: Tensor,
+  address: string,
+): Tensor {
+  const delta =
+    algorithm === 'full' && !has('diff')
+      ? mul(weight, 0)
+      : mul(deltaOf(algorithm, part, has, weight.shape, address), scale);
+  const magnitude = magnitudeOf(has);
+  if (!magnitude) return delta;
+  const own = part(magnitude);
+  return reweighted(weight, delta, own, magnitudes[magnitude](own.shape));
 }
 
 /** LoRA without forming its change of the weight: up (down x). */

@@ -16,7 +16,7 @@ import {
 import { AttuneError, input, type Shape, type Tensor } from '@attune/engine';
 
 import { algorithms, deltaOf } from './algorithms.ts';
-import { magnitudes } from './dora.ts';
+import { magnitudeOf } from './dora.ts';
 import { type FileModule, modulesOf, readModule } from './formats.ts';
 import { resolver } from './names.ts';
 import { scales } from './scale.ts';
@@ -51,7 +51,7 @@ export function detectLora({ weights }: AdapterFile): Detection | undefined {
 
 /** What the tools that wrote it call it. */
 function algorithmNames({ algorithm, keys }: FileModule): string[] {
-  if (Object.keys(magnitudes).some((leaf) => keys.has(leaf)))
+  if (magnitudeOf((leaf) => keys.has(leaf)))
     return [algorithm === 'lora' ? 'dora' : `dora of ${algorithm}`];
   return algorithm === undefined ? [] : [algorithm];
 }
@@ -121,7 +121,7 @@ function fitOf(
 
 /** Whether nothing comes of it: one factor of each product is zero throughout. */
 function isZero(file: AdapterFile, { keys }: FileModule): boolean {
-  if (Object.keys(magnitudes).some((leaf) => keys.has(leaf))) return false;
+  if (magnitudeOf((leaf) => keys.has(leaf))) return false;
   const zero = (leaf: string): boolean => {
     const key = keys.get(leaf);
     return key !== undefined && scan(file.weights.entry(key).load()).zero;

@@ -1,8 +1,9 @@
 /** A LoRA file in another dialect: the same tensors under other names, rank and alpha where it keeps them. */
 
-import type { AdapterFile, Model, Written } from '@attune/core';
+import type { WriteRequest, Written } from '@attune/core';
 import { AttuneError, f32, type NDArray, type Shape } from '@attune/engine';
 
+import { approximated } from './approximate.ts';
 import { type LoraFile, readLora } from './formats.ts';
 import type { Module } from './lora.ts';
 
@@ -146,21 +147,22 @@ function commonest(values: readonly number[]): number {
 }
 
 /**
- * The file in another dialect, its names resolved against a model.
+ * The file in another dialect, its names resolved against a model; with a rank, every module as plain
+ * LoRA of that rank.
  *
  * @throws NOT_EXPRESSIBLE where the dialect has no names for a module's tensors
  */
-export function writeLora({
+export async function writeLora({
   file,
   model,
   dialect,
-}: {
-  file: AdapterFile;
-  model: Model;
-  dialect: string;
-}): Written {
+  rank,
+  runtime,
+}: WriteRequest): Promise<Written> {
   const { module, leaves, scale } = targets[dialect];
-  const read = readLora(file, model);
+  const whole = readLora(file, model);
+  const near = rank === undefined ? undefined : await approximated(whole, model, { rank, runtime });
+  const read = near?.file ?? whole;
   const tensors: Record<string, NDArray> = {};
   for (const [address, { algorithm, leaves: shapes }] of read.modules)
     for (const leaf of shapes.keys()) {
@@ -168,14 +170,18 @@ export function writeLora({
       if (name === undefined)
         throw new AttuneError(
           'NOT_EXPRESSIBLE',
-          `${dialect} has no form for the ${algorithm} module at ${address} (${leaf}): write it as kohya.`,
+          `${dialect} has no form for the ${algorithm} module at ${address} (${leaf}): write it as kohya, or as plain LoRA with a rank.`,
           { address, leaf },
         );
       const value = read.weights.entry(`${address}.${leaf}`).load();
       tensors[`${module(address)}.${name}`] = { ...value, shape: reshape };
     }
   const more = scale(read, module);
-  return { ...more, tensors: { ...tensors, ...more.tensors } };
+  return {
+    ...more,
+    tensors: { ...tensors, ...more.tensors },
+    ...(near ? { error: near.error } : {}),
+  };
 }
 
 /** A leaf's name in a dialect, and its shape: magnitudes of output rows go by two names. */

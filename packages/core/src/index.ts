@@ -47,6 +47,7 @@ export {
 export {
   type AdapterFile,
   type AdapterKind,
+  type WriteRequest,
   type Written,
   adapterKind,
   dataKind,

@@ -21,11 +21,13 @@ import { openWhole } from '../probe/model.ts';
 import { comparison, outputsOf } from '../probe/outputs.ts';
 import { openStackSession } from '../stack.ts';
 import { printable, say } from '../terminal.ts';
+import { positive } from './arguments.ts';
 
 interface Options {
   readonly base: string;
   readonly to: string;
   readonly out: string;
+  readonly rank?: number;
   readonly force?: boolean;
   readonly json?: boolean;
 }
@@ -40,6 +42,11 @@ export const convertCommand = (): Command =>
     .requiredOption('--base <stack|model>', 'the model it is for, with adapters before it')
     .requiredOption('--to <dialect>', 'for a LoRA: kohya, diffusers or peft (a folder)')
     .requiredOption('-o, --out <path>', 'where to write')
+    .option(
+      '--rank <n>',
+      'write everything as plain LoRA of this rank (LoHa, LoKr, DoRA by singular values)',
+      positive,
+    )
     .option('--force', 'replace what is there')
     .option('--json', 'one JSON object on stdout')
     .addHelpText(
@@ -48,7 +55,10 @@ export const convertCommand = (): Command =>
     )
     .action(convertAction);
 
-async function convertAction(from: string, { base, to, out, force, json }: Options): Promise<void> {
+async function convertAction(
+  from: string,
+  { base, to, out, rank, force, json }: Options,
+): Promise<void> {
   if (resolve(from) === resolve(out))
     throw new AttuneError('USAGE', `${out} is the file itself: choose another name.`);
   if (!force && existsSync(out))
@@ -70,7 +80,14 @@ async function convertAction(from: string, { base, to, out, force, json }: Optio
       `${from} is a ${verdict.kind}, which cannot be written as ${to}; known: ${kind?.dialects?.join(', ') || 'no dialect'}.`,
     );
   const file = readAdapterFile(from);
-  const staging = stage(out, kind.write({ file, model, dialect: to }));
+  const written = await kind.write({
+    file,
+    model,
+    dialect: to,
+    runtime,
+    ...(rank === undefined ? {} : { rank }),
+  });
+  const staging = stage(out, written);
   try {
     const [plain, before, after] = await Promise.all([
       outputsOf(model, runtime),
@@ -78,22 +95,29 @@ async function convertAction(from: string, { base, to, out, force, json }: Optio
       outputsOf(stacked(model, kind, readAdapterFile(staging)), runtime),
     ]);
     const [error, effect] = [comparison(after, before), comparison(plain, before)];
-    if (!(error <= TOLERANCE))
+    if (written.error === undefined && !(error <= TOLERANCE))
       throw new AttuneError(
         'NOT_EQUAL',
         `What was written differs from ${from} by ${error.toExponential(1)} of the model's output; nothing is kept.`,
       );
     rmSync(out, { recursive: true, force: true });
     renameSync(staging, out);
-    if (json) console.log(JSON.stringify({ path: out, kind: id, dialect: to, error, effect }));
-    else
+    const weightError = written.error ?? 0;
+    if (json)
+      console.log(JSON.stringify({ path: out, kind: id, dialect: to, error, effect, weightError }));
+    else {
+      if (written.error !== undefined)
+        say(`rank ${rank}: the changes of the weights differ by ${percent(weightError)}`);
       say(
         `wrote ${out}: the model's output differs by ${error.toExponential(1)} from that with ${from}, which changes it by ${effect.toExponential(1)}`,
       );
+    }
   } finally {
     rmSync(staging, { recursive: true, force: true });
   }
 }
+
+const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
 
 /** Writes beside the target, under a name that says what it is. */
 function stage(out: string, { tensors, metadata = {}, folder }: Written): string {

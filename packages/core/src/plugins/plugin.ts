@@ -59,13 +59,24 @@ export interface AdapterKind<O = unknown> {
   /** The dialects that `write` knows. */
   readonly dialects?: readonly string[];
   /** A file of this kind in another dialect, its names resolved against the model it is for. */
-  write?(request: { file: AdapterFile; model: Model; dialect: string }): Written;
+  write?(request: WriteRequest): Written | Promise<Written>;
+}
+
+export interface WriteRequest {
+  readonly file: AdapterFile;
+  readonly model: Model;
+  readonly dialect: string;
+  /** Replace what the dialect cannot say by the nearest matrices of this rank. */
+  readonly rank?: number;
+  readonly runtime: Runtime;
 }
 
 /** A checkpoint to be written: one file, or a folder with the config under a name of its own. */
 export interface Written {
   readonly tensors: Readonly<Record<string, NDArray>>;
   readonly metadata?: Readonly<Record<string, string>>;
+  /** Of an approximation: the relative error of all changed weights together (Frobenius). */
+  readonly error?: number;
   readonly folder?: {
     /** Of the weights. */
     readonly file: string;
