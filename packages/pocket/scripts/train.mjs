@@ -45,7 +45,7 @@ const stages = [
   { name: 'video-4', to: ownFolder('video-4', 'video') },
   { name: 'video-5', to: ownFolder('video-5', 'video'), after: () => wakeWords(models) },
   { name: 'video-6', to: ownFolder('video-6', 'video') },
-  { name: 'video-7', to: ownFolder('video-7', 'video') },
+  { name: 'video-7', to: adapter('video', 'video') },
   { name: 'video-8', to: adapter('video', 'video') },
   { name: 'lora-dog', to: adapter('lora.safetensors', 'lora-dog.safetensors') },
   { name: 'lora-line-art', to: adapter('lora.safetensors', 'lora-line-art.safetensors') },
@@ -86,7 +86,9 @@ async function setLatentScale() {
 }
 
 /** The first stage's autoencoder with more latent channels, as the second stage's start. */
-function enlargeFirst() {
+async function enlargeFirst() {
+  const weights = join(pocket, 'stages', 'vae-1', 'vae', 'diffusion_pytorch_model.safetensors');
+  if (!existsSync(weights)) await runStage(stages[0]);
   const start = join(root, 'runs', 'vae-2-start');
   mkdirSync(join(start, 'vae'), { recursive: true });
   cpSync(join(models, 'vae', 'config.json'), join(start, 'vae', 'config.json'));
@@ -102,7 +104,7 @@ async function runStage({ name, command = 'train', before, after, to = intoModel
   const run = join(root, 'runs', name);
   const recipe = join(pocket, 'recipes', `${name}.yaml`);
   const resume = existsSync(join(run, 'recipe.yaml')) ? ['--resume'] : [];
-  if (resume.length === 0) before?.();
+  if (resume.length === 0) await before?.();
   const bin = join(root, 'packages/cli/bin/attune.js');
   const args = [bin, command, recipe, '--run', run, ...resume];
   const { status } = spawnSync(process.execPath, args, { stdio: 'inherit' });
