@@ -177,7 +177,7 @@ export function deltaOf(
   if (delta.dim(0) !== weight[0] || delta.size !== count(weight))
     throw new AttuneError(
       'BAD_MODULE',
-      `The ${name} module at ${address} makes a change [${delta.shape}] of a weight [${weight}].`,
+      `The ${name} module at ${address} makes a change of shape [${delta.shape}]; the weight is [${weight}].`,
       { address },
     );
   return reshape(delta, weight);

@@ -179,7 +179,7 @@ function narrow(
   if (up.size !== out * rank || down.size !== rank * (weight.size / out))
     throw new AttuneError(
       'BAD_MODULE',
-      `The lora module at ${address} has matrices [${up.shape}] and [${down.shape}]; they make no change of a weight [${weight.shape}].`,
+      `The lora module at ${address} has the shapes lora_A [${a.shape}] and lora_B [${up.shape}], which make no change of a weight [${weight.shape}].`,
       { address },
     );
   const small = mul(apply(reshape(down, [rank, ...into])), scale);
