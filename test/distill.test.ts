@@ -21,7 +21,7 @@ import {
 } from '@attune/core';
 import { type F32Array, f32, OrtRuntime, Rng, Weights, writeSafetensors } from '@attune/engine';
 import { relativeError } from '@attune/engine/testing';
-import { distill, DistillConfig, type DistillState, Student } from '@attune/fdd';
+import { distill, DistillConfig, type DistillState, FakeScore, Student } from '@attune/fdd';
 import { beforeAll, describe, expect, test } from 'vitest';
 
 const fixtures = 'test/parity/fixtures';
@@ -34,6 +34,7 @@ let base: Model;
 let plain: Model;
 let student: Model;
 let teachers: Record<string, Model>;
+let fakes: Record<string, Model>;
 
 beforeAll(async () => {
   base = await loadModel(`${fixtures}/unet/pocket`);
@@ -44,6 +45,13 @@ beforeAll(async () => {
   const align = lora({ name: 'align', rank: 2, train: true });
   student = materialize(compose(plain, align), { dims: nominalDims, seed: 4 });
   teachers = { video: compose(base, motion), edit: compose(base, editor) };
+  const other = lora({ name: 'fake', rank: 2, train: true });
+  fakes = Object.fromEntries(
+    Object.entries(teachers).map(([id, teacher]) => [
+      id,
+      materialize(compose(teacher, other), { dims: nominalDims, seed: 5 }),
+    ]),
+  );
 });
 
 const data: DataSource = {
@@ -102,7 +110,7 @@ async function run(own: DistillConfig, from?: DistillState) {
   const states: DistillState[] = [];
   const rng = Rng.of(own.seed);
   for await (const { state, report } of distill(
-    { student, teachers, data, config: own, runtime, rng },
+    { student, teachers, fakes, data, config: own, runtime, rng },
     from,
   )) {
     expect(Number.isFinite(report.gradNorm)).toBe(true);
@@ -235,6 +243,96 @@ test('both phases run, move the parameters, and a resumed run ends in the same b
   expect(resumed[0].ema).toEqual(last.ema);
   expect(resumed[0].critics).toEqual(last.critics);
 }, 180_000);
+
+describe('fake scores', () => {
+  const fake = { adapters: [{ use: 'lora', train: true }], lr: 1e-2 };
+  const { video: videoTeacher, edit: editTeacher } = config().teachers;
+  const opposed = (phases: readonly unknown[]) =>
+    config({
+      teachers: {
+        video: { ...videoTeacher, critic: false, fake },
+        edit: { ...editTeacher, critic: false, guidance: {}, fake: { ...fake, share: 0.5 } },
+      },
+      phases,
+    });
+
+  function openFake(draws: number): FakeScore {
+    const sizes = { ...dims, H: dims.H / 4, W: dims.W / 4 };
+    const own = opposed([{ until: 1 }]).teachers.edit.fake;
+    return new FakeScore(
+      'edit',
+      new ModelRunner(fakes.edit, runtime),
+      { ...(own as Exclude<typeof own, false>), draws },
+      { view: editTeacher.view, dims: sizes, bytes: 2 ** 30 },
+    );
+  }
+
+  test('begin as their teacher: the first pull of a whole share is zero', async () => {
+    const own = opposed([{ until: 2 }]);
+    const rng = Rng.of(own.seed);
+    const all = distill({ student, teachers, fakes, data, config: own, runtime, rng });
+    const { value: first } = await all.next();
+    expect(first!.report.pulls.video.sds).toBeLessThan(1e-8);
+    expect(first!.report.pulls.edit.sds).toBeGreaterThan(1e-6);
+    const { value: second } = await all.next();
+    expect(second!.report.pulls.video.sds).toBeGreaterThan(1e-7);
+    await all.return(undefined);
+  }, 180_000);
+
+  test('learn alone in a phase without the student, and resume to the same bytes', async () => {
+    const own = opposed([{ until: 2, student: false }, { until: 3 }]);
+    const whole = await run(own);
+    const [first, second, third] = whole;
+    expect(second.params).toEqual(student0(second));
+    expect(second.fakes.video.params).not.toEqual(first.fakes.video.params);
+    expect(second.fakes.edit.params).not.toEqual(first.fakes.edit.params);
+    expect(third.params).not.toEqual(second.params);
+    const resumed = await run(own, second);
+    expect(resumed[0].params).toEqual(third.params);
+    expect(resumed[0].fakes).toEqual(third.fakes);
+  }, 180_000);
+
+  test('descend the gradient of their loss', async () => {
+    const score = openFake(3);
+    const x0 = Rng.of(21).normals(latentShape);
+    const at = score.initial();
+    for (const name of score.names)
+      if (name.endsWith('lora_B.weight'))
+        at[name] = Rng.of(5)
+          .fork(name)
+          .normals([at[name].length])
+          .data.map((x) => 0.1 * x);
+    const learn = async (params: Record<string, Float32Array>) =>
+      (await score.ready(params, await batchOf())).learn(x0, Rng.of(22));
+    const { grads } = await learn(at);
+    const way = Object.fromEntries(
+      score.names.map((name) => [name, Rng.of(7).fork(name).normals([at[name].length]).data]),
+    );
+    let exact = 0;
+    for (const name of score.names)
+      grads[name].data.forEach((g, i) => {
+        exact += g * way[name][i];
+      });
+    const eps = 2e-3;
+    const moved = async (by: number) =>
+      (
+        await learn(
+          Object.fromEntries(
+            score.names.map((name) => [name, at[name].map((x, i) => x + by * way[name][i])]),
+          ),
+        )
+      ).loss;
+    const numeric = ((await moved(eps)) - (await moved(-eps))) / (2 * eps);
+    expect(Math.abs(exact - numeric) / Math.abs(numeric)).toBeLessThan(2e-2);
+    await score.release();
+  }, 180_000);
+});
+
+/** What the student of the tests starts from. */
+const student0 = ({ params }: DistillState) =>
+  Object.fromEntries(
+    Object.keys(params).map((name) => [name, student.weights.entry(name).load().data]),
+  );
 
 test('every switch runs', async () => {
   const short = { phases: [{ until: 1, sds: true, adversarial: true }], batch: 1 };

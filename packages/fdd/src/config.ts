@@ -1,6 +1,6 @@
 /** The distillation recipe. Defaults are the paper's (arXiv 2403.09334, section 4.2) where it states them. */
 
-import { StackFile } from '@attune/core';
+import { StackEntry, StackFile } from '@attune/core';
 import { z } from 'zod';
 
 import { type Weighting, weightings } from './sds.ts';
@@ -42,6 +42,24 @@ export const CriticConfig = z.strictObject({
   balance: z.number().nonnegative().default(0),
 });
 
+/** What the score of the student's own samples is learned with, on top of the teacher's stack. */
+export const FakeConfig = z.strictObject({
+  /** Adapters added to the teacher's; those that say `train: true` learn. */
+  adapters: z.array(StackEntry).min(1),
+  /**
+   * Share of the residual that is taken against the fake score; the rest is taken against the noise. 1 is
+   * variational score distillation, 0 leaves the plain kind.
+   */
+  share: z.number().min(0).max(1).default(1),
+  /** Noisings of each generated sample that it learns from in a step. */
+  draws: z.int().positive().default(1),
+  /** Times it learns at, as shares of T. */
+  range: z.tuple([z.number(), z.number()]).default([0.02, 0.98]),
+  lr: z.number().positive().default(3e-4),
+  betas: z.tuple([z.number(), z.number()]).default([0.9, 0.999]),
+});
+export type FakeConfig = z.infer<typeof FakeConfig>;
+
 export const TeacherConfig = z.strictObject({
   stack: StackFile,
   view: View,
@@ -60,6 +78,7 @@ export const TeacherConfig = z.strictObject({
       }),
     ])
     .prefault({}),
+  fake: z.union([z.literal(false), FakeConfig]).default(false),
   critic: z.union([z.literal(false), CriticConfig]).default(false),
   /** How its samples ("real") are made. */
   sampling: z
@@ -85,6 +104,8 @@ export const Phase = z.strictObject({
   until: z.int().positive(),
   sds: z.boolean().default(true),
   adversarial: z.boolean().default(false),
+  /** False: only critics and fake scores learn, from what the student makes. */
+  student: z.boolean().default(true),
 });
 
 export type Phase = z.infer<typeof Phase>;
@@ -122,7 +143,7 @@ export const DistillConfig = z
     phases: z
       .array(Phase)
       .min(1)
-      .default([
+      .prefault([
         { until: 1000, sds: true, adversarial: false },
         { until: 1500, sds: true, adversarial: true },
       ]),

@@ -16,19 +16,18 @@ import {
   type Params,
   sideBySide,
 } from '@attune/core';
-import type { Rng, Runtime } from '@attune/engine';
+import { AttuneError, type F32Array, type Rng, type Runtime } from '@attune/engine';
 
 import type { CriticFigures } from './adversarial.ts';
-import type { DistillConfig } from './config.ts';
-import { Lane, type UnitResult } from './lane.ts';
+import type { DistillConfig, TeacherConfig } from './config.ts';
+import type { FakeTurn } from './fake.ts';
+import { Lane, type Opponents, type UnitResult } from './lane.ts';
 import { Pool } from './pool.ts';
-import type { Student } from './student.ts';
 
-export interface DistillState extends Learner {
+/** The student, and what learns beside it. */
+export interface DistillState extends Learner, Opponents {
   /** Optimiser steps done. */
   readonly step: number;
-  /** Heads, by teacher. */
-  readonly critics: Readonly<Record<string, Learner>>;
 }
 
 export interface DistillReport {
@@ -36,9 +35,12 @@ export interface DistillReport {
   /** RMS of each teacher's SDS cotangent and of its critic's. */
   readonly pulls: Readonly<Record<string, { readonly sds: number; readonly adversarial: number }>>;
   readonly critics: Readonly<Record<string, CriticFigures>>;
+  /** Denoising loss of each teacher's fake score on generated latents. */
+  readonly fakes: Readonly<Record<string, number>>;
   /** Of the generated latents x′₀. */
   readonly mean: number;
   readonly deviation: number;
+  /** Of the student's gradient; 0 in a phase without its step. */
   readonly gradNorm: number;
   readonly skipped: boolean;
 }
@@ -47,6 +49,8 @@ export interface Distillation {
   readonly student: Model;
   /** Stacks by teacher id, as the recipe names them. */
   readonly teachers: Readonly<Record<string, Model>>;
+  /** Of the teachers that have a fake score: their stacks with the adapters that learn it. */
+  readonly fakes?: Readonly<Record<string, Model>>;
   readonly data: DataSource;
   readonly config: DistillConfig;
   readonly runtime: Runtime;
@@ -56,7 +60,7 @@ export interface Distillation {
 }
 
 export async function* distill(
-  { student, teachers, data, config, runtime, rng, pool }: Distillation,
+  { student, teachers, fakes = {}, data, config, runtime, rng, pool }: Distillation,
   from?: DistillState,
 ): AsyncGenerator<{ state: DistillState; report: DistillReport }> {
   const units = config.batch / config.micro;
@@ -68,16 +72,17 @@ export async function* distill(
     ]),
   );
   const lanes = runtimes.map(
-    (own) => new Lane({ student, teachers, data, config, runtime: own, rng, pools }),
+    (own) => new Lane({ student, teachers, fakes, data, config, runtime: own, rng, pools }),
   );
-  const [{ student: first, adversaries }] = lanes;
+  const [firstLane] = lanes;
+  const { adversaries } = firstLane;
   const optimizer = adamw({
     betas: config.betas,
     eps: 1e-8,
     weightDecay: config.weight_decay,
   });
   const last = config.phases[config.phases.length - 1].until;
-  let state = from ?? start(first, config, (params) => optimizer.init(params));
+  let state = from ?? start(firstLane, config, (params) => optimizer.init(params));
 
   try {
     while (state.step < last) {
@@ -88,21 +93,27 @@ export async function* distill(
         const some = lanes.map((lane, i) => {
           const id = state.step * config.batch + (found.length + i) * config.micro;
           const ids = Array.from({ length: config.micro }, (_, k) => id + k);
-          return lane.run(ids, phase, params, before);
+          return lane.run(ids, phase, params, state);
         });
         found.push(...(await Promise.all(some)));
       }
-      const sum = summed(first.names, found);
+      const mine = found.flatMap(({ grads }) => (grads ? [grads] : []));
+      const sum = summed(mine);
       const norm = clipByGlobalNormInPlace(sum, { max: config.clip, divisor: units });
       const skipped = !Number.isFinite(norm);
-      if (!skipped) {
+      if (phase.student && !skipped) {
         const [next, moments] = optimizer.update(sum, state.optimizer, params, config.lr);
         const ema =
           state.ema &&
           emaUpdate(state.ema, next, { decay: config.ema, warmup: 'ramp' }, state.step);
         state = { ...state, params: next, optimizer: moments, ...(ema ? { ema } : {}) };
       }
-      // The student's step first, against the critics as they were; then the critics' own.
+      // The student's step first, against its opponents as they were; then their own.
+      const fakes = { ...state.fakes };
+      for (const id of Object.keys(fakes)) {
+        const turns = found.flatMap(({ fakes: all }) => all[id] ?? []);
+        if (turns.length > 0) fakes[id] = learned(fakes[id], turns, config.teachers[id]);
+      }
       const critics = { ...before };
       const figures: Record<string, CriticFigures> = {};
       for (const { evidence } of found)
@@ -112,7 +123,7 @@ export async function* distill(
           critics[id] = turn.state;
           figures[id] = turn.figures;
         }
-      state = { ...state, step: state.step + 1, critics };
+      state = { ...state, step: state.step + 1, critics, fakes };
       const report = {
         step: state.step,
         ...tally(found),
@@ -129,7 +140,7 @@ export async function* distill(
 }
 
 function start(
-  student: Student,
+  { student, fakes }: Lane,
   config: DistillConfig,
   init: (params: Params) => OptimState,
 ): DistillState {
@@ -139,19 +150,40 @@ function start(
     params,
     optimizer: init(params),
     critics: {},
+    fakes: Object.fromEntries(
+      [...fakes].map(([id, fake]) => {
+        const first = fake.initial();
+        return [id, { params: first, optimizer: adamw().init(first) }];
+      }),
+    ),
     ...(config.ema ? { ema: params } : {}),
   };
 }
 
-/** Gradients of all units, summed in their order. */
+/** A fake score after one update by the mean gradient of all units; the same where that is not finite. */
+function learned(
+  { params, optimizer }: Learner,
+  turns: readonly FakeTurn[],
+  { fake }: TeacherConfig,
+): Learner {
+  if (!fake) throw new AttuneError('INTERNAL', 'internal: a fake score without a config.');
+  const sum = summed(turns.map(({ grads }) => grads));
+  const norm = clipByGlobalNormInPlace(sum, { max: 10, divisor: turns.length });
+  if (!Number.isFinite(norm)) return { params, optimizer };
+  const { betas, lr } = fake;
+  const [next, moments] = adamw({ betas, weightDecay: 0 }).update(sum, optimizer, params, lr);
+  return { params: next, optimizer: moments };
+}
+
+/** Gradients of units, summed in their order; nothing where there are none. */
 function summed(
-  names: readonly string[],
-  [first, ...rest]: readonly UnitResult[],
+  units: readonly Readonly<Record<string, F32Array>>[],
 ): Record<string, Float32Array> {
+  const [first, ...rest] = units;
   return Object.fromEntries(
-    names.map((name) => {
-      const sum = first.grads[name].data.slice();
-      for (const { grads } of rest) {
+    Object.entries(first ?? {}).map(([name, { data }]) => {
+      const sum = data.slice();
+      for (const grads of rest) {
         const more = grads[name].data;
         for (let i = 0; i < sum.length; i++) sum[i] += more[i];
       }
@@ -161,7 +193,9 @@ function summed(
 }
 
 /** Figures of one step, averaged over its units. */
-function tally(units: readonly UnitResult[]): Pick<DistillReport, 'pulls' | 'mean' | 'deviation'> {
+function tally(
+  units: readonly UnitResult[],
+): Pick<DistillReport, 'pulls' | 'fakes' | 'mean' | 'deviation'> {
   const all = units.flatMap(({ latents }) => [...latents.data]);
   const mean = all.reduce((sum, value) => sum + value, 0) / all.length;
   const square = all.reduce((sum, value) => sum + (value - mean) ** 2, 0) / all.length;
@@ -172,6 +206,12 @@ function tally(units: readonly UnitResult[]): Pick<DistillReport, 'pulls' | 'mea
       Object.keys(units[0].pulls).map((id) => [
         id,
         { sds: over(id, 'sds'), adversarial: over(id, 'adversarial') },
+      ]),
+    ),
+    fakes: Object.fromEntries(
+      Object.keys(units[0].fakes).map((id) => [
+        id,
+        units.reduce((total, { fakes }) => total + fakes[id].loss, 0) / units.length,
       ]),
     ),
     mean,

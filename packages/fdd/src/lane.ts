@@ -15,6 +15,7 @@ import { AttuneError, type F32Array, type Rng, type Runtime, type Shape } from '
 
 import { Adversary, type Evidence } from './adversarial.ts';
 import type { DistillConfig, Phase } from './config.ts';
+import { FakeScore, type FakeTurn } from './fake.ts';
 import { FirstFrames } from './first-frame.ts';
 import { ModelTeacher } from './model-teacher.ts';
 import type { Pool } from './pool.ts';
@@ -25,12 +26,19 @@ import type { DataBatch } from './view.ts';
 export interface LaneOptions {
   readonly student: Model;
   readonly teachers: Readonly<Record<string, Model>>;
+  readonly fakes: Readonly<Record<string, Model>>;
   readonly data: DataSource;
   readonly config: DistillConfig;
   readonly runtime: Runtime;
   readonly rng: Rng;
   /** What is kept from batch to batch, by teacher; `first_frame` keeps first frames. */
   readonly pools: ReadonlyMap<string, Pool>;
+}
+
+/** What learns beside the student, by teacher. */
+export interface Opponents {
+  readonly critics: Readonly<Record<string, Learner>>;
+  readonly fakes: Readonly<Record<string, Learner>>;
 }
 
 /** What one micro-batch gave. */
@@ -40,7 +48,10 @@ export interface UnitResult {
   readonly pulls: Readonly<
     Record<string, { readonly sds?: F32Array; readonly adversarial?: F32Array }>
   >;
-  readonly grads: Readonly<Record<string, F32Array>>;
+  /** Of the student; absent in a phase without its step. */
+  readonly grads?: Readonly<Record<string, F32Array>>;
+  /** Of each teacher's fake score. */
+  readonly fakes: Readonly<Record<string, FakeTurn>>;
   /** What each teacher's critic learns from, after the student's step. */
   readonly evidence: Readonly<Record<string, Evidence>>;
 }
@@ -48,6 +59,7 @@ export interface UnitResult {
 export class Lane {
   readonly student: Student;
   readonly adversaries = new Map<string, Adversary>();
+  readonly fakes = new Map<string, FakeScore>();
   readonly #runner: ModelRunner;
   readonly #teachers: readonly ModelTeacher[];
   readonly #data: DataSource;
@@ -55,7 +67,7 @@ export class Lane {
   readonly #rng: Rng;
   readonly #noiseShape: Shape;
 
-  constructor({ student, teachers, data, config, runtime, rng, pools }: LaneOptions) {
+  constructor({ student, teachers, fakes, data, config, runtime, rng, pools }: LaneOptions) {
     this.#runner = new ModelRunner(student, runtime);
     this.#data = data;
     this.#rng = rng;
@@ -69,6 +81,12 @@ export class Lane {
       if (!stack) throw new AttuneError('NO_TEACHER', `The teacher ${id} has no model.`, { id });
       return new ModelTeacher(id, new ModelRunner(stack, runtime), own, dims);
     });
+    for (const { id, config: own } of this.#teachers) {
+      if (!own.fake) continue;
+      const bytes = config.rollout.memory * 2 ** 30;
+      const options = { view: own.view, dims, bytes };
+      this.fakes.set(id, new FakeScore(id, new ModelRunner(fakes[id], runtime), own.fake, options));
+    }
     const { first_frame: first } = config;
     this.#firstFrames =
       first &&
@@ -101,7 +119,7 @@ export class Lane {
     ids: readonly number[],
     phase: Phase,
     params: Params,
-    critics: Readonly<Record<string, Learner>>,
+    { critics, fakes }: Opponents,
   ): Promise<UnitResult> {
     const draw = this.#rng.fork('unit', ids[0]);
     const { length } = this.#data;
@@ -113,6 +131,7 @@ export class Lane {
     const total = new Float32Array(x0.data.length);
     const pulls: Record<string, { sds?: F32Array; adversarial?: F32Array }> = {};
     const evidence: Record<string, Evidence> = {};
+    const turns: Record<string, FakeTurn> = {};
     for (const teacher of this.#teachers) {
       const { id } = teacher;
       const ready = await teacher.ready(batch);
@@ -120,9 +139,17 @@ export class Lane {
       const { sds, weight } = teacher.config;
       const pull: { sds?: F32Array; adversarial?: F32Array } = (pulls[id] = {});
       if (phase.sds && sds) {
-        const options = { ...sds, scale: weight * sds.lambda };
+        const fake = await this.fakes.get(id)?.ready(fakes[id].params, batch);
+        const { share } = teacher.config.fake || {};
+        const options = {
+          ...sds,
+          scale: weight * sds.lambda,
+          ...(fake ? { fake } : {}),
+          ...(share === undefined ? {} : { share }),
+        };
         pull.sds = await sdsCotangent(ready, x0, options, own.fork('sds'));
         plus(total, pull.sds.data);
+        if (fake) turns[id] = await fake.learn(x0, own.fork('fake'));
       }
       const adversary = phase.adversarial ? this.adversaries.get(id) : undefined;
       if (!adversary) continue;
@@ -135,8 +162,8 @@ export class Lane {
       plus(total, pull.adversarial.data);
       evidence[id] = await adversary.evidence(ready, batch, x0, own.fork('learn'), known);
     }
-    const { grads } = await back({ ...x0, data: total });
-    return { latents: x0, pulls, grads, evidence };
+    const grads = phase.student ? (await back({ ...x0, data: total })).grads : undefined;
+    return { latents: x0, pulls, ...(grads ? { grads } : {}), fakes: turns, evidence };
   }
 
   async #read(ids: readonly number[]): Promise<DataBatch> {
@@ -153,6 +180,7 @@ export class Lane {
     await this.#firstFrames?.release();
     for (const teacher of this.#teachers) await teacher.release();
     for (const adversary of this.adversaries.values()) await adversary.release();
+    for (const fake of this.fakes.values()) await fake.release();
   }
 }
 

@@ -8,6 +8,7 @@ import {
   CheckpointPlan,
   drive,
   exportTrained,
+  type Learner,
   materialize,
   type Model,
   nominalDims,
@@ -64,6 +65,9 @@ export async function runDistillation(
   const teachers: Record<string, Model> = {};
   for (const [id, teacher] of Object.entries(config.teachers))
     teachers[id] = await open(teacher.stack);
+  const fakes: Record<string, Model> = {};
+  for (const [id, { stack, fake }] of Object.entries(config.teachers))
+    if (fake) fakes[id] = await open({ ...stack, adapters: [...stack.adapters, ...fake.adapters] });
   const source = await loader.configured('data', recipe.data, 'data');
   const data = await source.kind.create(source.options, student);
   const rng = Rng.of(config.seed);
@@ -96,7 +100,7 @@ export async function runDistillation(
     seed: config.seed,
     iterate: async function* (from) {
       const pool = join(request.run, 'pool');
-      const whole = { student, teachers, data, config, runtime, rng, pool };
+      const whole = { student, teachers, fakes, data, config, runtime, rng, pool };
       for await (const turn of distill(whole, from)) {
         const { step, ema, params } = turn.state;
         if (keepBest && (step % keepBest.every === 0 || step === total))
@@ -119,29 +123,46 @@ export async function runDistillation(
   });
 }
 
-const critic = (id: string): string => `critic-${id}-`;
+/** The opponents' files begin with the kind and the teacher. */
+const prefixes = {
+  critics: (id: string): string => `critic-${id}-`,
+  fakes: (id: string): string => `fake-${id}-`,
+} as const;
+const kinds = ['critics', 'fakes'] as const;
 
 /** A state as a checkpoint: one file per set of arrays, counters in the JSON. */
 function pack(state: DistillState): Checkpoint {
-  const critics = Object.entries(state.critics);
-  const files = critics.map(([id, one]) => packLearner(one, { prefix: critic(id) }));
+  const files = kinds.flatMap((kind) =>
+    Object.entries(state[kind]).map(([id, one]) =>
+      packLearner(one, { prefix: prefixes[kind](id) }),
+    ),
+  );
+  const counts = kinds.map((kind) => {
+    const steps = Object.entries(state[kind]).map(([id, { optimizer }]) => [id, optimizer.step]);
+    return [kind, Object.fromEntries(steps)];
+  });
   return {
     step: state.step,
     arrays: Object.assign({}, packLearner(state), ...files) as Checkpoint['arrays'],
-    state: {
-      updates: state.optimizer.step,
-      critics: Object.fromEntries(critics.map(([id, { optimizer }]) => [id, optimizer.step])),
-    },
+    state: { updates: state.optimizer.step, ...Object.fromEntries(counts) },
   };
 }
 
 function unpack({ step, arrays, state }: Checkpoint): DistillState {
-  const { updates, critics } = state as { updates: number; critics: Record<string, number> };
+  const { updates, ...counts } = state as { updates: number } & Partial<
+    Record<(typeof kinds)[number], Record<string, number>>
+  >;
+  const opponents = (kind: (typeof kinds)[number]): Record<string, Learner> =>
+    Object.fromEntries(
+      Object.entries(counts[kind] ?? {}).map(([id, count]) => [
+        id,
+        unpackLearner(arrays, count, prefixes[kind](id)),
+      ]),
+    );
   return {
     step,
     ...unpackLearner(arrays, updates),
-    critics: Object.fromEntries(
-      Object.entries(critics).map(([id, count]) => [id, unpackLearner(arrays, count, critic(id))]),
-    ),
+    critics: opponents('critics'),
+    fakes: opponents('fakes'),
   };
 }

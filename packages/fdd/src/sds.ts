@@ -43,25 +43,28 @@ export function velocity(
   return x0.map((x, i) => alpha * noise[i] - sigma * x);
 }
 
-/** What a teacher's velocity is compared with: that of the draw, or a given one (a fake score's). */
+/** What a teacher's velocity is compared with: that of the draw, or in part a given one (a fake score's). */
 export interface Draw {
   readonly x0: Float32Array;
   readonly noise: Float32Array;
   readonly baseline?: Float32Array;
+  /** Of the baseline; the rest is the draw's own. Default 1. */
+  readonly share?: number;
 }
 
 /** Adds scale · W(t) · (v̂ − v) to `into`: the SDS cotangent of x₀ for one draw of (t, ε). */
 export function addSds(
   into: Float32Array,
   predicted: Float32Array,
-  { x0, noise, baseline }: Draw,
+  { x0, noise, baseline, share = baseline ? 1 : 0 }: Draw,
   level: Level,
   { weighting, scale }: { readonly weighting: Weighting; readonly scale: number },
 ): void {
   const { alpha, sigma } = level;
   const weight = scale * weightings[weighting](level);
   for (let i = 0; i < into.length; i++) {
-    const v = baseline ? baseline[i] : alpha * noise[i] - sigma * x0[i];
-    into[i] += weight * (predicted[i] - v);
+    const v = alpha * noise[i] - sigma * x0[i];
+    const target = baseline ? v + share * (baseline[i] - v) : v;
+    into[i] += weight * (predicted[i] - target);
   }
 }

@@ -23,6 +23,8 @@ export interface SdsOptions {
   readonly samples?: number;
   /** The student's own score: subtracted instead of the noise (variational score distillation). */
   readonly fake?: Denoiser;
+  /** Share of the residual that is taken against `fake` and not against the noise. Default 1. */
+  readonly share?: number;
 }
 
 /** Times from which a teacher is asked, both ends included. */
@@ -43,18 +45,18 @@ export function timeRange(
 
 /**
  * The cotangent on x₀ of one teacher's SDS term, mean over elements: scale · E[W(t) (v̂ − v)] / size.
- * With a fake score the residual is v̂ − v̂_fake. Draws come from `rng` alone.
+ * With a fake score the residual is v̂ − (share · v̂_fake + (1 − share) · v). Draws come from `rng` alone.
  */
 export async function sdsCotangent(
   teacher: Denoiser,
   x0: F32Array,
-  { weighting, scale, range, samples = 1, fake }: SdsOptions,
+  { weighting, scale, range, samples = 1, fake, share = 1 }: SdsOptions,
   rng: Rng,
 ): Promise<F32Array> {
   const { schedule } = teacher;
   const [first, last] = timeRange(schedule, range);
   const out = new Float32Array(x0.data.length);
-  const share = scale / (samples * out.length);
+  const factor = scale / (samples * out.length);
   for (let i = 0; i < samples; i++) {
     const draw = rng.fork(i);
     const t = first + draw.int(last - first + 1);
@@ -65,10 +67,13 @@ export async function sdsCotangent(
       mix(toVelocity(from.schedule, t), noisy, await from.predict(noisy, t)).data;
     const own = await velocity(teacher);
     const baseline = fake && (await velocity(fake));
-    addSds(out, own, { x0: x0.data, noise: noise.data, ...(baseline ? { baseline } : {}) }, level, {
-      weighting,
-      scale: share,
-    });
+    addSds(
+      out,
+      own,
+      { x0: x0.data, noise: noise.data, ...(baseline ? { baseline, share } : {}) },
+      level,
+      { weighting, scale: factor },
+    );
   }
   return { ...x0, data: out };
 }

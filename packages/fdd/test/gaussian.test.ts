@@ -81,7 +81,7 @@ function inverseKappa(value: number, weighting: Weighting): number {
 async function descend(
   teachers: readonly Gaussian[],
   weighting: Weighting,
-  { steps = 3000, batch = 256, rate = 0.05, vsd = false } = {},
+  { steps = 3000, batch = 256, rate = 0.05, share = 0 } = {},
 ): Promise<{ mean: number; deviation: number }> {
   const rng = Rng.of(5);
   let [m, l] = [0.5, 1.5];
@@ -101,7 +101,13 @@ async function descend(
       const cotangent = await sdsCotangent(
         teacher(one),
         x0,
-        { weighting, scale: one.weight, range: [0, 1], samples: 4, ...(vsd ? { fake } : {}) },
+        {
+          weighting,
+          scale: one.weight,
+          range: [0, 1],
+          samples: 4,
+          ...(share > 0 ? { fake, share } : {}),
+        },
         rng.fork('draw', step, i),
       );
       cotangent.data.forEach((g, k) => {
@@ -158,9 +164,22 @@ describe('SDS reaches its fixed point and collapses the variance', () => {
 });
 
 test('a fake score keeps the mean and restores the variance', async () => {
-  const { mean, deviation } = await descend(pair, 'uniform', { vsd: true });
+  const { mean, deviation } = await descend(pair, 'uniform', { share: 1 });
   expect(Math.abs(mean - 0.2573)).toBeLessThan(0.03);
   expect(Math.abs(deviation - 0.6936)).toBeLessThan(0.03);
+});
+
+test('a share of it restores a part: κ(s) = Σ â κ(s_i) / share', async () => {
+  const share = 0.9;
+  const pull = pair.reduce(
+    (sum, { deviation, weight }) => sum + weight * kappa(deviation, 'uniform'),
+    0,
+  );
+  const expected = inverseKappa(pull / share, 'uniform');
+  expect(expected).toBeLessThan(0.65);
+  const { mean, deviation } = await descend(pair, 'uniform', { share });
+  expect(Math.abs(mean - 0.2573)).toBeLessThan(0.03);
+  expect(Math.abs(deviation - expected)).toBeLessThan(0.03);
 });
 
 test('the pull has the size of the closed form', async () => {
