@@ -88,7 +88,7 @@ async function rollCase(
   const { program, feeds, wrt, times } = build(opened, segments, extra);
   const full = program.sweep([...wrt, 'encoder_hidden_states', 'sample'].filter(unique), remat);
   const steps = times.map((t, j) => ({
-    timestep: f32([t], [1]),
+    feeds: { timestep: f32([t], [1]) },
     pairs: ddim(model.schedule!, t, times[j + 1] ?? null),
   }));
   const rolled = await roll(full, feeds, io.get('in.latents') as F32Array, steps);

@@ -40,7 +40,7 @@ export interface TemporalOptions {
  * x [B·F, C, H, W] → what the module adds to it. Tokens are the frames of each pixel.
  */
 export function temporalTransformer(
-  scope: Scope,
+  here: Scope,
   x: Tensor,
   {
     heads,
@@ -54,6 +54,7 @@ export function temporalTransformer(
   }: TemporalOptions,
 ): Tensor {
   const [, c, h, w] = x.shape;
+  const scope = here.on({ h, w, layout: 'tubes' });
   if (F > maxFrames)
     throw new AttuneError(
       'TOO_MANY_FRAMES',

@@ -5,7 +5,6 @@ export {
   type Port,
   type Ports,
   type PortValues,
-  type Strength,
   type Tap,
 } from './adapters/adapter.ts';
 export {
@@ -15,13 +14,17 @@ export {
   layerNames,
   type Inventory,
   materialize,
+  clipStrengths,
   standingFeeds,
+  strengthsAt,
   traceModel,
   traceNet,
   type TraceRequest,
   trainability,
   trainableInputs,
 } from './adapters/compose.ts';
+export type { ReadMask } from './stack/strength.ts';
+export type { Modulation, Strength, StrengthValue } from './adapters/strength.ts';
 export { clipText } from './models/clip.ts';
 export { ClipTextConfig, TinyVaeConfig, UNetConfig } from './models/config.ts';
 export type { Model } from './models/model.ts';

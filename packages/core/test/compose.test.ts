@@ -12,7 +12,7 @@ import {
 } from '@attune/engine';
 import { describe, expect, test } from 'vitest';
 
-import type { Adapter, Strength } from '../src/adapters/adapter.ts';
+import type { Adapter } from '../src/adapters/adapter.ts';
 import {
   compile,
   compose,
@@ -22,6 +22,7 @@ import {
   traceNet,
   trainableInputs,
 } from '../src/adapters/compose.ts';
+import type { Strength } from '../src/adapters/strength.ts';
 import type { Model } from '../src/models/model.ts';
 import { zeros } from '../src/nn/init.ts';
 import { tinyModel } from '../src/testing/index.ts';

@@ -48,7 +48,7 @@ describe('taps', () => {
       'a',
       'hidden:unet.a',
       (value) => value,
-      (address) => (address === 'unet.a' ? gate : undefined),
+      (_, { address }) => (address === 'unet.a' ? gate : undefined),
     );
     const { y } = visit(gated);
     expect(await firstOf(y, { gate: f32([0.25], []) })).toBe(1.25);

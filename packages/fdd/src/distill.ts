@@ -109,10 +109,10 @@ export async function* distill(
         state = { ...state, params: next, optimizer: moments, ...(ema ? { ema } : {}) };
       }
       // The student's step first, against its opponents as they were; then their own.
-      const fakes = { ...state.fakes };
-      for (const id of Object.keys(fakes)) {
+      const scores = { ...state.fakes };
+      for (const id of Object.keys(scores)) {
         const turns = found.flatMap(({ fakes: all }) => all[id] ?? []);
-        if (turns.length > 0) fakes[id] = learned(fakes[id], turns, config.teachers[id]);
+        if (turns.length > 0) scores[id] = learned(scores[id], turns, config.teachers[id]);
       }
       const critics = { ...before };
       const figures: Record<string, CriticFigures> = {};
@@ -123,7 +123,7 @@ export async function* distill(
           critics[id] = turn.state;
           figures[id] = turn.figures;
         }
-      state = { ...state, step: state.step + 1, critics, fakes };
+      state = { ...state, step: state.step + 1, critics, fakes: scores };
       const report = {
         step: state.step,
         ...tally(found),

@@ -6,7 +6,7 @@
  */
 
 import { type Dims, mix, type ModelRunner, type Params, toVelocity } from '@attune/core';
-import { type Cotangents, type F32Array, f32, type NDArray, type Rng } from '@attune/engine';
+import type { Cotangents, F32Array, NDArray, Rng } from '@attune/engine';
 
 import type { FakeConfig } from './config.ts';
 import { diffuse, velocity } from './sds.ts';
@@ -65,12 +65,12 @@ export class FakeScore {
 
   async ready(params: Params, batch: DataBatch): Promise<ReadyFake> {
     const { schedule } = this.#trainee;
-    const { sweep, feeds } = await this.#trainee.ready(params, batch);
+    const { sweep, feeds, at: timed } = await this.#trainee.ready(params, batch);
     const clip = await sweep.clip(feeds);
     const at = (noisy: F32Array, t: number): Record<string, NDArray> => ({
       ...feeds,
+      ...timed(t),
       sample: noisy,
-      timestep: f32([t], [1]),
     });
     return {
       schedule,

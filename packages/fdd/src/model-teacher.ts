@@ -10,6 +10,7 @@ import {
   type NoiseSchedule,
   type Rows,
   sample,
+  strengthsAt,
 } from '@attune/core';
 import {
   AttuneError,
@@ -89,7 +90,7 @@ export class ModelTeacher {
       predict: async (noisy, t) => {
         const outputs: Record<string, F32Array> = {};
         for (const { name, program, feeds, clip } of lanes) {
-          const out = await program.step(clip, { ...feeds, ...at(noisy, t) });
+          const out = await program.step(clip, { ...feeds, ...this.#at(program, noisy, t) });
           outputs[name] = out.sample as F32Array;
         }
         return guide(outputs, guidance, frames);
@@ -166,6 +167,11 @@ export class ModelTeacher {
     return { program, feeds: { ...standing, ...view } };
   }
 
+  #at(program: Program, noisy: F32Array, t: number): Record<string, NDArray> {
+    const strengths = strengthsAt(this.#runner.model, program, t);
+    return { ...strengths, sample: noisy, timestep: f32([t], [1]) };
+  }
+
   readonly #sweeps = new Map<Program, Sweep>();
 
   async #features(batch: DataBatch, noisy: F32Array, t: number): Promise<FeatureTape> {
@@ -173,7 +179,7 @@ export class ModelTeacher {
     let sweep = this.#sweeps.get(program);
     if (!sweep) this.#sweeps.set(program, (sweep = program.sweep(['sample'], 'segment')));
     const clip: Tape = await sweep.clip(feeds);
-    const { outputs, tape } = await sweep.step(clip, { ...feeds, ...at(noisy, t) });
+    const { outputs, tape } = await sweep.step(clip, { ...feeds, ...this.#at(program, noisy, t) });
     const back = sweep;
     return {
       values: outputs,
@@ -181,11 +187,6 @@ export class ModelTeacher {
     };
   }
 }
-
-const at = (noisy: F32Array, t: number): Record<string, NDArray> => ({
-  sample: noisy,
-  timestep: f32([t], [1]),
-});
 
 const shapesOf = (feeds: Readonly<Record<string, NDArray>>): Record<string, Shape> =>
   Object.fromEntries(Object.entries(feeds).map(([name, { shape }]) => [name, shape]));

@@ -8,8 +8,8 @@ import type { Cotangents, F32Array, Feeds, NDArray, Sweep, Tape } from '@attune/
 
 /** One sampling step: its time per clip (or one for all), and x′ = cx · x + cp · prediction per clip. */
 export interface RolloutStep {
-  /** [1] or [B]. */
-  readonly timestep: F32Array;
+  /** `timestep` [1] or [B], and what else changes from step to step. */
+  readonly feeds: Feeds;
   /** One pair for all rows, or one per clip. */
   readonly pairs: Pair | readonly Pair[];
 }
@@ -35,8 +35,8 @@ export async function roll(
   const clip = await sweep.clip(feeds);
   const tapes: Tape[] = [];
   let x = noise;
-  for (const { timestep, pairs } of steps) {
-    const { outputs, tape } = await sweep.step(clip, { ...feeds, sample: x, timestep });
+  for (const { feeds: own, pairs } of steps) {
+    const { outputs, tape } = await sweep.step(clip, { ...feeds, ...own, sample: x });
     tapes.push(tape);
     x = mix(pairs, x, outputs.sample as F32Array);
   }

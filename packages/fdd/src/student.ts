@@ -8,7 +8,7 @@ import {
   type NoiseSchedule,
   type Params,
 } from '@attune/core';
-import { AttuneError, type F32Array, f32, type Rng, type Shape } from '@attune/engine';
+import { AttuneError, type F32Array, type Rng, type Shape } from '@attune/engine';
 
 import type { DistillConfig } from './config.ts';
 import { roll, type Rolled, type RolloutStep, type SweptBack, sweepBack } from './rollout.ts';
@@ -84,10 +84,10 @@ export class Student {
     back: (cotangent: F32Array) => Promise<SweptBack>;
     times: number[];
   }> {
-    const { sweep, feeds } = await this.#trainee.ready(params, batch);
+    const { sweep, feeds, at } = await this.#trainee.ready(params, batch);
     const times = drawTimes(this.#config, this.schedule, rng.fork('times'));
     const steps: RolloutStep[] = times.map((t, j) => ({
-      timestep: f32([t], [1]),
+      feeds: at(t),
       pairs: ddim(this.schedule, t, times[j + 1] ?? null),
     }));
     const rolled = await roll(sweep, feeds, noise, steps);

@@ -7,6 +7,7 @@ import {
   type NoiseSchedule,
   type Params,
   standingFeeds,
+  strengthsAt,
   traceModel,
   trainableInputs,
 } from '@attune/core';
@@ -34,6 +35,8 @@ interface Compiled {
 export interface Ready {
   readonly sweep: Sweep;
   readonly feeds: Feeds;
+  /** What a call at time t is fed beside the sample: `timestep` [1], strengths that change. */
+  at(t: number): Feeds;
 }
 
 /** What the backward pass computes again, or a budget to choose it by. */
@@ -110,11 +113,15 @@ export class Trainee {
       ...(await look(this.#runner, this.#view, batch)),
       ...promptIds(this.#runner.model, this.#prompts, batch),
     };
-    const { sweep, standing } = this.#program(view);
+    const { program, sweep, standing } = this.#program(view);
     const own = Object.fromEntries(
       this.names.map((name) => [name, f32(params[name], this.shapeOf(name))]),
     );
-    return { sweep, feeds: { ...standing, ...view, ...own } };
+    return {
+      sweep,
+      feeds: { ...standing, ...view, ...own },
+      at: (t) => ({ ...strengthsAt(this.#runner.model, program, t), timestep: f32([t], [1]) }),
+    };
   }
 
   #program(view: Readonly<Record<string, NDArray>>): Compiled {

@@ -1,12 +1,13 @@
 /** What a model makes of fixed small inputs: to see whether two models are one, and whether an adapter acts. */
 
-import { compile, type Dims, type Model, standingFeeds } from '@attune/core';
+import { compile, type Dims, type Model, standingFeeds, strengthsAt } from '@attune/core';
 import { f32, i64, type NDArray, Rng, type Runtime, type Shape } from '@attune/engine';
 
 export type Outputs = Readonly<Record<string, NDArray>>;
 
 /** Small, and divisible as often as a UNet halves. */
 const dims: Dims = { B: 1, F: 2, H: 16, W: 16, L: 8 };
+const TIME = 500;
 
 /** Outputs of the text encoder and of the UNet, where the model has them, on inputs drawn by their names. */
 export async function outputsOf(model: Model, runtime: Runtime): Promise<Outputs> {
@@ -15,7 +16,10 @@ export async function outputsOf(model: Model, runtime: Runtime): Promise<Outputs
     if (!model.nets[net]) continue;
     const program = compile(model, { net, dims }, { runtime });
     try {
-      const feeds: Record<string, NDArray> = standingFeeds(model, program);
+      const feeds: Record<string, NDArray> = {
+        ...standingFeeds(model, program),
+        ...strengthsAt(model, program, TIME),
+      };
       for (const [name, { shape, dtype }] of program.inputs)
         feeds[name] ??= dtype === 'i64' ? ids(shape) : value(name, shape);
       for (const [name, array] of Object.entries(await program.run(feeds)))
@@ -29,7 +33,7 @@ export async function outputsOf(model: Model, runtime: Runtime): Promise<Outputs
 
 const value = (name: string, shape: Shape): NDArray =>
   name === 'timestep'
-    ? f32(new Float32Array(shape[0]).fill(500), shape)
+    ? f32(new Float32Array(shape[0]).fill(TIME), shape)
     : Rng.of(11).fork(name).normals(shape);
 
 /** Small ids, each another: every vocabulary has them. */

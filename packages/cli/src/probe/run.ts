@@ -7,6 +7,7 @@ import {
   ModelRunner,
   type NoiseSchedule,
   sample,
+  strengthsAt,
   trainableInputs,
 } from '@attune/core';
 import { AttuneError, badArgument, f32, type NDArray, nearest, type Program } from '@attune/engine';
@@ -53,7 +54,8 @@ export async function probeOnce(
     main: { given: own, own },
   });
   const { program, standing } = runner.program({ net, dims: given.dims, shapes: given.shapes });
-  const feeds = { ...standing, ...given.feeds };
+  const time = Number(tensors.timestep?.data[0] ?? 0);
+  const feeds = { ...standing, ...strengthsAt(runner.model, program, time), ...given.feeds };
   if (!cotangents) return { outputs: layoutOf(await program.run(feeds), given, own), grads: {} };
   const seeds = seedsOf(program, cotangents);
   const wrt = targets(runner, program, given, tensors);
@@ -89,7 +91,7 @@ export async function probeRollout(
   const { sample: noise, ...rest } = given.feeds;
   const feeds = { ...standing, ...rest };
   const steps = times.map((t, j) => ({
-    timestep: f32([t], [1]),
+    feeds: { ...strengthsAt(runner.model, program, t), timestep: f32([t], [1]) },
     pairs: ddim(schedule, t, times[j + 1] ?? null),
   }));
   const wrt = cotangents ? targets(runner, program, given, others) : [];

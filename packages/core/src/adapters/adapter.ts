@@ -14,6 +14,7 @@ import type { Dims } from '../models/net.ts';
 import type { Selector } from '../nn/address.ts';
 import type { Scope, Site } from '../nn/scope.ts';
 import type { ScheduleConfig } from '../schedule/noise.ts';
+import type { Strength } from './strength.ts';
 
 /** A conditioning input of an adapter, fed under the name `<adapter>.<port>`. */
 export interface Port {
@@ -39,9 +40,6 @@ export interface Tap {
   /** The change to `value`, of the value's shape (or with more rows: B becomes B·F). */
   delta(value: Tensor, site: Site): Tensor;
 }
-
-/** One number, or a number per address prefix (`{ default: 0.8, 'unet.up_blocks.1': 0.4 }`). */
-export type Strength = number | Readonly<Record<string, number>>;
 
 export interface FileExtras {
   readonly metadata: Readonly<Record<string, string>>;

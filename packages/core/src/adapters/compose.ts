@@ -22,7 +22,7 @@ import type { Tokenizer } from '../models/tokenizer.ts';
 import { matcher, pattern } from '../nn/address.ts';
 import { type BoundTap, makeCall, type ParamInfo, Scope, Trace } from '../nn/scope.ts';
 import { type Adapter, portValues } from './adapter.ts';
-import { gateFeeds, gates, isOff } from './strength.ts';
+import { clipGates, gates, isOff, stepGates } from './strength.ts';
 
 /** Stacks adapters on a model, in order. `compose(compose(m, a), b)` equals `compose(m, a, b)`. */
 export function compose(model: Model, ...added: readonly Adapter[]): Model {
@@ -221,12 +221,37 @@ export function compile(
   return new Program(traced, { ...options, weights: model.weights });
 }
 
-/** Feeds of a program beside its conditioning: strengths and live parameters. */
+/**
+ * Strengths that hold for a whole clip. Those by frame are of the frames from number `frame` on, where a
+ * program sees a part of a longer clip.
+ */
+export const clipStrengths = (
+  { adapters }: Model,
+  { inputs }: Pick<Program, 'inputs'>,
+  frame = 0,
+): Record<string, NDArray> =>
+  Object.fromEntries(adapters.flatMap((adapter) => clipGates(adapter, inputs, frame)));
+
+/** Strengths that change over the sampling steps, at time t: to be fed with every step beside `timestep`. */
+export function strengthsAt(
+  { adapters, schedule }: Model,
+  { inputs }: Pick<Program, 'inputs'>,
+  t: number,
+): Record<string, NDArray> {
+  const found = adapters.flatMap((adapter) =>
+    stepGates(adapter, inputs, schedule?.length ?? Number.NaN, t),
+  );
+  if (found.length > 0 && !schedule)
+    throw new AttuneError(
+      'NO_SCHEDULE',
+      `${found[0][0]} changes over the sampling steps, and the model has no scheduler_config.json.`,
+    );
+  return Object.fromEntries(found);
+}
+
+/** Feeds of a program beside its conditioning: strengths that hold for a clip, and live parameters. */
 export function standingFeeds(model: Model, program: Program): Record<string, NDArray> {
-  const feeds: Record<string, NDArray> = {};
-  for (const adapter of model.adapters)
-    for (const [name, value] of gateFeeds(adapter))
-      if (program.inputs.has(name)) feeds[name] = value;
+  const feeds = clipStrengths(model, program);
   for (const [name, t] of program.inputs)
     if (t.op.name === 'param') feeds[name] = toF32(model.weights.entry(name).load());
   return feeds;

@@ -1,47 +1,190 @@
-/** The strength grammar: which scalar input gates an adapter at an address. */
+/**
+ * The strength grammar, one for every kind of adapter: a number, and what it is multiplied with over the
+ * steps, the frames and the pixels; different ones by address. All values are inputs of a program, so that
+ * changing them compiles nothing; another rule or another form does.
+ */
 
-import { type F32Array, f32, input, type Tensor } from '@attune/engine';
+import { AttuneError, type F32Array, f32, input, mul, type Tensor } from '@attune/engine';
 
-import type { Adapter, Strength } from './adapter.ts';
+import type { Site } from '../nn/scope.ts';
+import { resizedMask } from './mask.ts';
+import { acrossFrames, acrossPixels, pixelsOf } from './place.ts';
 
-interface Rule {
+/** One strength in full. What is not given does nothing. */
+export interface Modulation {
+  /** Default 1. */
+  readonly scale?: number;
+  /**
+   * The part of the way from noise (0) to the clean sample (1) on which the adapter acts, as diffusers'
+   * `control_guidance_start` and `_end`: at time t of T the way behind is 1 − (t + 1) / T.
+   */
+  readonly during?: readonly [number, number];
+  /** Factors spread evenly over that way, the first at noise, the last at the clean sample; linear between. */
+  readonly steps?: readonly number[];
+  /** Factors by frame of the clip; the last one holds for all later frames. */
+  readonly frames?: readonly number[];
+  /**
+   * Factors by pixel, [H, W], or by frame and pixel, [F, H, W], resized to every site by area. Means nothing
+   * at sites without pixels (time embedding, keys and values of a text): there the rest applies alone.
+   */
+  readonly mask?: F32Array;
+}
+
+export type StrengthValue = number | Modulation;
+
+/** One strength, or one per address prefix (`{ default: 0.8, 'unet.up_blocks.1': { during: [0, 0.5] } }`). */
+export type Strength = StrengthValue | Readonly<Record<string, StrengthValue>>;
+
+/** Whose strength it is. */
+interface Gated {
+  readonly name: string;
+  readonly strength?: Strength;
+}
+
+const forms = ['scale', 'during', 'steps', 'frames', 'mask'] as const;
+
+interface Rule extends Modulation {
   /** `gate.<adapter>` or `gate.<adapter>@<prefix>`: the input's name. */
   readonly name: string;
   readonly prefix: string;
-  readonly value: number;
+  readonly scale: number;
 }
+
+/** Told apart by its keys: no address begins with one of them. */
+export const isModulation = (strength: object): strength is Modulation =>
+  Object.keys(strength).every((key) => (forms as readonly string[]).includes(key));
 
 /** The rules of a strength, longest prefix first. */
 function rules(name: string, strength: Strength = 1): Rule[] {
-  if (typeof strength === 'number') return [{ name: `gate.${name}`, prefix: '', value: strength }];
+  const rule = (value: StrengthValue, prefix = ''): Rule => {
+    const own = prefix ? `gate.${name}@${prefix}` : `gate.${name}`;
+    const whole = typeof value === 'number' ? { scale: value } : value;
+    return checked({ scale: 1, ...whole, name: own, prefix });
+  };
+  if (typeof strength === 'number' || isModulation(strength)) return [rule(strength)];
   const { default: value = 1, ...rest } = strength;
   return [
     ...Object.entries(rest)
-      .map(([prefix, own]) => ({ name: `gate.${name}@${prefix}`, prefix, value: own }))
+      .map(([prefix, own]) => rule(own, prefix))
       .toSorted((a, b) => b.prefix.length - a.prefix.length),
-    { name: `gate.${name}`, prefix: '', value },
+    rule(value),
   ];
 }
 
+/** Throws BAD_STRENGTH for what is no finite number, an empty list, or a part of the way that is none. */
+function checked(rule: Rule): Rule {
+  const { name, scale, during, steps, frames, mask } = rule;
+  const bad = (what: string): AttuneError =>
+    new AttuneError('BAD_STRENGTH', `The strength ${name.slice('gate.'.length)}: ${what}.`, {
+      name,
+    });
+  if (!Number.isFinite(scale)) throw bad(`${scale} is no finite number`);
+  for (const [key, list] of Object.entries({ steps, frames })) {
+    if (list?.length === 0) throw bad(`${key} is empty`);
+    if (list?.some((value) => !Number.isFinite(value)))
+      throw bad(`${key} holds what is no finite number`);
+  }
+  if (during && !(during[0] >= 0 && during[0] < during[1] && during[1] <= 1))
+    throw bad(`during [${during.join(', ')}] is no part of the way from 0 to 1`);
+  if (mask && ![2, 3].includes(mask.shape.length))
+    throw bad(`a mask of shape [${mask.shape}]; give [H, W] or [F, H, W]`);
+  if (mask?.data.some((value) => !Number.isFinite(value)))
+    throw bad('the mask holds what is no finite number');
+  return rule;
+}
+
+const varies = ({ during, steps }: Rule): boolean => during !== undefined || steps !== undefined;
+
 /** True when the adapter acts nowhere: it is left out before tracing. */
-export const isOff = ({ name, strength }: Adapter): boolean =>
-  rules(name, strength).every(({ value }) => value === 0);
+export const isOff = ({ name, strength }: Gated): boolean =>
+  rules(name, strength).every(
+    ({ scale, steps, frames, mask }) =>
+      scale === 0 ||
+      [steps, frames, mask?.data].some((list) => list?.every((value) => value === 0)),
+  );
 
-/** The strengths of an adapter as feeds of a program. */
-export const gateFeeds = ({ name, strength }: Adapter): [string, F32Array][] =>
-  rules(name, strength).map((rule) => [rule.name, f32([rule.value], [])]);
-
-/** The gate of an adapter by address, as inputs shared within one trace. */
-export function gates({ name, strength }: Adapter): (address: string) => Tensor {
-  const inputs = rules(name, strength).map((rule) => ({
+/** The gate of an adapter at a site, from inputs shared within one trace. */
+export function gates({ name, strength }: Gated): (value: Tensor, site: Site) => Tensor {
+  const all = rules(name, strength).map((rule) => ({
     ...rule,
-    tensor: input(rule.name, [], { rate: 'clip' }),
+    tensor: input(rule.name, [], { rate: varies(rule) ? 'step' : 'clip' }),
   }));
-  const last = inputs[inputs.length - 1];
-  return (address) =>
-    (
-      inputs.find(
+  const inputs = new Map<string, Tensor>();
+  const shared = (key: string, shape: readonly number[]): Tensor => {
+    let tensor = inputs.get(key);
+    if (!tensor) inputs.set(key, (tensor = input(key, shape, { rate: 'clip' })));
+    return tensor;
+  };
+  return (value, site) => {
+    const { address, call } = site;
+    const rule =
+      all.find(
         ({ prefix }) => prefix && (address === prefix || address.startsWith(`${prefix}.`)),
-      ) ?? last
-    ).tensor;
+      ) ?? all[all.length - 1];
+    // Where there are no times, nothing changes over them.
+    const timed = 'timestep' in call.inputs || !varies(rule);
+    const factors = [timed ? rule.tensor : shared(`${rule.name}.scale`, [])];
+    if (rule.frames) {
+      const frames = acrossFrames(value, site, () => shared(`${rule.name}.frames`, [call.F]));
+      if (frames) factors.push(frames);
+    }
+    const place = rule.mask && pixelsOf(value, site);
+    if (rule.mask && place) {
+      const rows = rule.mask.shape.length === 3 ? call.F : 1;
+      const { h, w } = place;
+      const mask = shared(`${rule.name}.mask.${h}x${w}`, [rows, h, w]);
+      factors.push(acrossPixels(mask, value, site, place));
+    }
+    return factors.reduce((a, b) => mul(a, b));
+  };
+}
+
+type Inputs = ReadonlyMap<string, Tensor>;
+
+/** The strengths of an adapter that hold for a whole clip whose first frame is number `frame`. */
+export function clipGates(
+  { name, strength }: Gated,
+  inputs: Inputs,
+  frame = 0,
+): [string, F32Array][] {
+  return rules(name, strength).flatMap((rule) => {
+    const found: [string, F32Array][] = [];
+    const { scale, frames, mask } = rule;
+    const whole = varies(rule) ? `${rule.name}.scale` : rule.name;
+    if (inputs.has(whole)) found.push([whole, f32([scale], [])]);
+    const list = inputs.get(`${rule.name}.frames`);
+    if (list && frames) {
+      const factors = Array.from(
+        { length: list.size },
+        (_, i) => frames[Math.min(frame + i, frames.length - 1)],
+      );
+      found.push([`${rule.name}.frames`, f32(factors, list.shape)]);
+    }
+    if (!mask) return found;
+    for (const [key, { shape }] of inputs)
+      if (key.startsWith(`${rule.name}.mask.`)) found.push([key, resizedMask(mask, shape, frame)]);
+    return found;
+  });
+}
+
+/** The strengths of an adapter that change over the steps, at time t of a schedule's `length`. */
+export function stepGates(
+  { name, strength }: Gated,
+  inputs: Inputs,
+  length: number,
+  t: number,
+): [string, F32Array][] {
+  const way = Math.min(1, Math.max(0, 1 - (t + 1) / length));
+  return rules(name, strength)
+    .filter((rule) => varies(rule) && inputs.has(rule.name))
+    .map((rule) => [rule.name, f32([rule.scale * onTheWay(rule, way)], [])]);
+}
+
+function onTheWay({ during: [from, to] = [0, 1], steps = [1] }: Modulation, way: number): number {
+  // The last time of a schedule of T has 1 − 1/T behind it: `to` = 1 includes it.
+  if (way < from || (way >= to && to < 1)) return 0;
+  const at = way * (steps.length - 1);
+  const low = Math.floor(at);
+  const high = Math.min(low + 1, steps.length - 1);
+  return steps[low] + (at - low) * (steps[high] - steps[low]);
 }

@@ -23,8 +23,9 @@ export function attention(
   { heads, inner = x.dim(-1), context = x, qkvBias = false, outBias = true }: AttentionOptions,
 ): Tensor {
   const q = linear(scope.at('to_q'), x, inner, { bias: qkvBias });
-  const k = linear(scope.at('to_k'), context, inner, { bias: qkvBias });
-  const v = linear(scope.at('to_v'), context, inner, { bias: qkvBias });
+  const of = (name: string): Scope => (context === x ? scope.at(name) : scope.at(name).on());
+  const k = linear(of('to_k'), context, inner, { bias: qkvBias });
+  const v = linear(of('to_v'), context, inner, { bias: qkvBias });
   const value = scope.site('attention', attend(q, k, v, heads), { q, k, v, heads });
   return linear(scope.at('to_out', 0), value, x.dim(-1), { bias: outBias });
 }

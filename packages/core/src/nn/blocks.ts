@@ -88,9 +88,10 @@ export interface TransformerOptions {
 }
 
 /** Self-attention, cross-attention and feed-forward over the pixels of x [N, C, H, W]. */
-export function transformer(scope: Scope, x: Tensor, options: TransformerOptions): Tensor {
+export function transformer(here: Scope, x: Tensor, options: TransformerOptions): Tensor {
   const { layers, groups, linearProjection } = options;
   const [, c, h, w] = x.shape;
+  const scope = here.on({ h, w, layout: 'tokens' });
   const normal = groupNorm(scope.at('norm'), x, groups, 1e-6);
   let tokens = linearProjection
     ? linear(scope.at('proj_in'), toTokens(normal), c)

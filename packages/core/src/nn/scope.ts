@@ -2,6 +2,7 @@
 
 import {
   accumulate,
+  add,
   AttuneError,
   mul,
   param,
@@ -28,10 +29,19 @@ export interface Call extends Rows {
   once<T>(key: string, build: () => T): T;
 }
 
+/** How the pixels of token values lie: [rows, h·w, C], or [B·h·w, F, C], the frames of each pixel. */
+export interface Grid {
+  readonly h: number;
+  readonly w: number;
+  readonly layout: 'tokens' | 'tubes';
+}
+
 /** What a tap is told about the place it acts on. */
 export interface Site {
   readonly kind: SiteKind;
   readonly address: string;
+  /** Where the pixels of a value of tokens are; without it only images [rows, C, h, w] are known to have some. */
+  readonly grid?: Grid;
   /** How many sites of this kind came before it in this net. */
   readonly index: number;
   readonly call: Call;
@@ -69,8 +79,8 @@ export interface BoundTap {
   readonly adapter: string;
   readonly at: Matcher;
   delta(value: Tensor, site: Site): Tensor;
-  /** The strength at an address; undefined means 1. */
-  gate(address: string): Tensor | undefined;
+  /** The strength at a site, of one value or broadcast over the site's; undefined means 1. */
+  gate(value: Tensor, site: Site): Tensor | undefined;
 }
 
 export interface ParamInfo {
@@ -120,7 +130,7 @@ export class Trace {
     address: string,
     value: Tensor,
     call: Call,
-    operands: Pick<Site, 'layer' | 'attention'> = {},
+    operands: Pick<Site, 'layer' | 'attention' | 'grid'> = {},
   ): Tensor {
     const index = this.#counts.get(kind) ?? 0;
     this.#counts.set(kind, index + 1);
@@ -142,7 +152,8 @@ export class Trace {
     return now;
   }
 
-  #apply(value: Tensor, delta: Tensor, tap: BoundTap, { kind, address, call }: Site): Tensor {
+  #apply(value: Tensor, delta: Tensor, tap: BoundTap, site: Site): Tensor {
+    const { kind, address, call } = site;
     const [a, b] = sameShape(value.shape, delta.shape) ? [value, delta] : meet(value, delta, call);
     if (!sameShape(a.shape, b.shape))
       throw new AttuneError(
@@ -150,8 +161,9 @@ export class Trace {
         `The adapter ${tap.adapter} returned a delta [${delta.shape}] for the value [${value.shape}] at ${kind}:${address}; a delta has its value's shape.`,
         { adapter: tap.adapter, address, value: value.shape, delta: delta.shape },
       );
-    const gate = tap.gate(address);
-    return gate && gate.size > 1 ? accumulate(a, mul(b, gate)) : accumulate(a, b, gate);
+    const gate = tap.gate(a, site);
+    if (!gate || gate.size === 1) return accumulate(a, b, gate);
+    return add(...meet(a, broadcast(b, gate, call), call));
   }
 
   /** A position at which a program may be cut. */
@@ -160,16 +172,25 @@ export class Trace {
   }
 }
 
+/** b · gate, where both may have rows for clips or for frames. */
+function broadcast(b: Tensor, gate: Tensor, call: Call): Tensor {
+  const apart = b.dim(0) !== gate.dim(0) && b.dim(0) > 1 && gate.dim(0) > 1;
+  return apart ? mul(...meet(b, gate, call)) : mul(b, gate);
+}
+
 /** A place in a net. Layers are functions of a scope. */
 export class Scope {
   readonly trace: Trace;
   readonly path: string;
   readonly call: Call;
+  /** Where the pixels of token values are, from here on. */
+  readonly grid: Grid | undefined;
 
-  constructor(trace: Trace, path: string, call: Call) {
+  constructor(trace: Trace, path: string, call: Call, grid?: Grid) {
     this.trace = trace;
     this.path = path;
     this.call = call;
+    this.grid = grid;
   }
 
   /** The scope one or more parts further down. */
@@ -178,7 +199,13 @@ export class Scope {
       this.trace,
       [this.path, ...parts].filter((p) => p !== '').join('.'),
       this.call,
+      this.grid,
     );
+  }
+
+  /** The same place, with the pixels of its token values told; without a grid they have none. */
+  on(grid?: Grid): Scope {
+    return new Scope(this.trace, this.path, this.call, grid);
   }
 
   /** A named parameter of this place. */
@@ -189,12 +216,22 @@ export class Scope {
   /** The site of a layer: returns its output after all taps. */
   layer(layer: Omit<LayerSite, 'output'>): Tensor {
     const output = layer.apply(layer.weight, layer.bias);
-    return this.trace.visit('layer', this.path, output, this.call, { layer: { ...layer, output } });
+    return this.trace.visit('layer', this.path, output, this.call, {
+      layer: { ...layer, output },
+      ...this.#place(),
+    });
   }
 
   /** A site of another kind at this place. */
   site(kind: SiteKind, value: Tensor, attention?: AttentionSite): Tensor {
-    return this.trace.visit(kind, this.path, value, this.call, attention ? { attention } : {});
+    return this.trace.visit(kind, this.path, value, this.call, {
+      ...(attention ? { attention } : {}),
+      ...this.#place(),
+    });
+  }
+
+  #place(): Pick<Site, 'grid'> {
+    return this.grid ? { grid: this.grid } : {};
   }
 
   mark(): void {

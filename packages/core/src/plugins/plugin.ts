@@ -3,7 +3,8 @@
 import type { NDArray, Runtime, Weights } from '@attune/engine';
 import type { z } from 'zod';
 
-import type { Adapter, Strength } from '../adapters/adapter.ts';
+import type { Adapter } from '../adapters/adapter.ts';
+import type { Strength } from '../adapters/strength.ts';
 import type { Model } from '../models/model.ts';
 import type { EditModels } from '../sample/edit.ts';
 import type { Sampling, StackFile } from '../stack/schema.ts';

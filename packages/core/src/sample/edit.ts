@@ -184,6 +184,7 @@ class Editor {
       },
       guidance: guidanceOf(guidance),
       plan,
+      frame: start,
       noise: { dtype: 'f32', shape: [F, ...shape], data: joined(noises) },
       ...(known && schedule ? { adjust: continuing(schedule, known) } : {}),
       ...(onStep ? { onStep: (done, of) => onStep(done, of, this.#part) } : {}),

@@ -2,6 +2,7 @@
 
 import { type F32Array, f32, type NDArray, type Rng } from '@attune/engine';
 
+import { clipStrengths, strengthsAt } from '../adapters/compose.ts';
 import type { Dims } from '../models/net.ts';
 import { mix } from '../schedule/forms.ts';
 import { type Plan, takeStep } from '../schedule/sampler.ts';
@@ -28,6 +29,8 @@ export interface SampleRequest {
   readonly plan: Plan;
   /** Unit noise [B·F, C, H, W]. */
   readonly noise: F32Array;
+  /** Number of the first frame in its clip, for strengths by frame. Default 0. */
+  readonly frame?: number;
   /** For samplers that draw fresh noise. */
   readonly rng?: Rng;
   readonly adjust?: Adjust;
@@ -38,7 +41,7 @@ export interface SampleRequest {
 /** Clean latents. Each branch's clip-rate part runs once, its step-rate part once per step. */
 export async function sample(
   runner: ModelRunner,
-  { dims, branches, guidance, plan, noise, rng, adjust, onStep }: SampleRequest,
+  { dims, branches, guidance, plan, noise, frame = 0, rng, adjust, onStep }: SampleRequest,
 ): Promise<F32Array> {
   const lanes = await Promise.all(
     guidanceBranches(guidance).map(async (name) => {
@@ -47,7 +50,7 @@ export async function sample(
         Object.entries(feeds).map(([key, { shape }]) => [key, shape]),
       );
       const { program, standing } = runner.program({ net: 'unet', dims, shapes });
-      const all = { ...standing, ...feeds };
+      const all = { ...standing, ...clipStrengths(runner.model, program, frame), ...feeds };
       return { name, program, all, clip: await program.clip(all) };
     }),
   );
@@ -57,7 +60,12 @@ export async function sample(
     const outputs: Record<string, F32Array> = {};
     // One branch after the other: activations of a single call exist at a time.
     for (const { name, program, all, clip } of lanes) {
-      const out = await program.step(clip, { ...all, sample: x, timestep: f32([step.t], [1]) });
+      const out = await program.step(clip, {
+        ...all,
+        ...strengthsAt(runner.model, program, step.t),
+        sample: x,
+        timestep: f32([step.t], [1]),
+      });
       outputs[name] = out.sample as F32Array;
     }
     const guided = guide(outputs, guidance, dims.F);

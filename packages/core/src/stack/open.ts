@@ -13,12 +13,15 @@ import type { PluginLoader } from '../plugins/loader.ts';
 import type { AdapterFile } from '../plugins/plugin.ts';
 import { NoiseSchedule } from '../schedule/noise.ts';
 import { checkFile, type StackFile } from './schema.ts';
+import { type ReadMask, readStrength, readTensorMask } from './strength.ts';
 
 export interface OpenOptions {
   /** Accept backbone parts without weights, to be initialised. */
   readonly fresh?: boolean;
   /** The stack as it makes single frames: without adapters that mix frames or say `stills: false`. */
   readonly stills?: boolean;
+  /** Reads the masks of strengths. Default: .safetensors files with a tensor `mask`. */
+  readonly readMask?: ReadMask;
 }
 
 /** Opens a stack; paths are relative to `folder`. */
@@ -26,7 +29,7 @@ export async function openStack(
   stack: StackFile,
   folder: string,
   loader: PluginLoader,
-  { fresh = false, stills = false }: OpenOptions = {},
+  { fresh = false, stills = false, readMask = readTensorMask }: OpenOptions = {},
 ): Promise<Model> {
   const bundled = loader.ids('backbones').includes(stack.backbone);
   const path = bundled
@@ -55,7 +58,11 @@ export async function openStack(
         ...(from === undefined
           ? {}
           : { file: readAdapterFile(isAbsolute(from) ? from : join(folder, from)) }),
-        ...(strength === undefined ? {} : { strength }),
+        ...(strength === undefined
+          ? {}
+          : {
+              strength: await readStrength(strength, (file) => resolve(folder, file), readMask),
+            }),
         ...(train === undefined ? {} : { train }),
       },
       options,

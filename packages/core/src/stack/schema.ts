@@ -4,7 +4,28 @@ import { AttuneError, nearest } from '@attune/engine';
 import { parseDocument, stringify } from 'yaml';
 import { z } from 'zod';
 
-const Strength = z.union([z.number(), z.record(z.string(), z.number())]);
+/** A strength in full: see `Modulation`; a mask is a file. */
+const ModulationEntry = z.strictObject({
+  scale: z.number().optional(),
+  during: z.tuple([z.number(), z.number()]).optional(),
+  steps: z.array(z.number()).min(1).optional(),
+  frames: z.array(z.number()).min(1).optional(),
+  /** A picture whose brightness it is, or a .safetensors file with `mask` [H, W] or [F, H, W]. */
+  mask: z.string().optional(),
+});
+const StrengthValueEntry = z.union([z.number(), ModulationEntry]);
+export type StrengthValueEntry = z.infer<typeof StrengthValueEntry>;
+
+/** A number, a modulation, or one of both per address prefix. */
+export const StrengthEntry = z.union(
+  [StrengthValueEntry, z.record(z.string(), StrengthValueEntry)],
+  {
+    error:
+      'is a number, { scale, during: [0, 1], steps: […], frames: […], mask: file }, or one of these per address ({ default: 1, unet.up_blocks: 0.5 })',
+  },
+);
+export type StrengthEntry = z.infer<typeof StrengthEntry>;
+
 const Train = z.union([z.literal(true), z.array(z.string())]);
 
 /** One adapter of a stack. Keys beside these are options of its kind. */
@@ -15,7 +36,7 @@ export const StackEntry = z.looseObject({
   use: z.string(),
   /** A file or folder, relative to the stack file. */
   from: z.string().optional(),
-  strength: Strength.optional(),
+  strength: StrengthEntry.optional(),
   train: Train.optional(),
   /** False: not for single frames (pictures, the first frame of a clip), as one aligned for clips. */
   stills: z.boolean().optional(),

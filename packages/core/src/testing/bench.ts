@@ -10,6 +10,7 @@ import {
   materialize,
   type Model,
   standingFeeds,
+  strengthsAt,
   traceNet,
 } from '@attune/core';
 import {
@@ -35,6 +36,9 @@ export type Shapes = Readonly<Record<string, Shape>>;
 
 /** Values for an input that standard normals do not fit (ids, times); undefined leaves it to the kit. */
 export type Draw = (name: string, shape: Shape) => NDArray | undefined;
+
+/** The time at which nets are run. */
+const TIME = 321;
 
 export class Bench {
   readonly base: Model;
@@ -83,7 +87,10 @@ export class Bench {
 
   /** The values of a program's inputs: `given`, strengths and live weights, or drawn by name. */
   feeds(model: Model, program: Program, given: Arrays = {}): Record<string, NDArray> {
-    const feeds = standingFeeds(model, program);
+    const feeds: Record<string, NDArray> = {
+      ...standingFeeds(model, program),
+      ...strengthsAt(model, program, TIME),
+    };
     for (const [name, t] of program.inputs)
       feeds[name] = given[name] ?? feeds[name] ?? this.#value(name, t);
     return feeds;
@@ -93,7 +100,7 @@ export class Bench {
     const own = this.#draw(name, shape);
     if (own) return own;
     if (dtype !== 'f32') return zeros(shape, dtype);
-    if (name === 'timestep') return f32(new Float32Array(shape[0]).fill(321), shape);
+    if (name === 'timestep') return f32(new Float32Array(shape[0]).fill(TIME), shape);
     return Rng.of(3).fork(name).normals(shape);
   }
 

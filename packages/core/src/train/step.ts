@@ -1,6 +1,7 @@
 /** One compiled training step: loss, figures and gradients of a micro-batch in one fused program. */
 
 import {
+  AttuneError,
   constant,
   type F32Array,
   f32,
@@ -12,7 +13,7 @@ import {
   type Tensor,
 } from '@attune/engine';
 
-import { standingFeeds, trainability, traceModel } from '../adapters/compose.ts';
+import { standingFeeds, strengthsAt, trainability, traceModel } from '../adapters/compose.ts';
 import type { Model } from '../models/model.ts';
 import type { Dims } from '../models/net.ts';
 import type { Params } from './learner.ts';
@@ -61,6 +62,12 @@ export class TrainStep {
       { runtime, weights: model.weights, split: false },
     );
     this.#standing = standingFeeds(model, this.#program);
+    const [moving] = Object.keys(strengthsAt(model, this.#program, 0));
+    if (moving)
+      throw new AttuneError(
+        'BAD_STRENGTH',
+        `The strength ${moving.slice('gate.'.length)} changes over the sampling steps, and a training step has a time for every clip: train with a number, and say \`during\` or \`steps\` in the stack that uses the result.`,
+      );
   }
 
   /** The micro-batch's loss and gradients: a pure function of the parameters, the batch and its ids. */
