@@ -98,6 +98,7 @@ export {
   type TypedArray,
   zeros,
 } from './runtime/array.ts';
+export { FixedValues } from './runtime/fixed.ts';
 export type { Feeds } from './runtime/part.ts';
 export { type Clip, Program, type ProgramOptions } from './runtime/program.ts';
 export { Rng } from './runtime/rng.ts';
@@ -110,6 +111,7 @@ export {
 } from './runtime/sweep.ts';
 export type { Device, Profile, Runtime, RuntimeOptions, Session } from './runtime/runtime.ts';
 export { OrtRuntime } from './runtime/session.ts';
+export { cacheFolder } from './weights/cache.ts';
 export { type WeightEntry, Weights } from './weights/store.ts';
 export { reshaped, rows } from './weights/view.ts';
 export {

@@ -68,7 +68,8 @@ export const constant = (array: NDArray): Tensor => constantOp([], { array });
 export const scalar = (value: number): Tensor =>
   constant({ dtype: 'f32', shape: [], data: Float32Array.of(value) });
 
-export const isLeaf = (t: Tensor): boolean => isInput(t) || isParam(t) || t.op.name === 'constant';
+export const isLeaf = (t: Tensor): boolean => isInput(t) || isParam(t) || isConstant(t);
+export const isConstant = (t: Tensor): boolean => t.op.name === 'constant';
 export const isInput = (t: Tensor): t is Tensor<InputAttrs> => t.op.name === 'input';
 export const isParam = (t: Tensor): t is Tensor<ParamAttrs> => t.op.name === 'param';
 /** A weight that is an initialiser of every program. */

@@ -17,6 +17,8 @@ export interface EmitRequest {
   readonly outputs: readonly Tensor[];
   /** Tensors that are fed rather than computed, with their input names. */
   readonly boundary: ReadonlyMap<Tensor, string>;
+  /** Tensors that were computed before, with their bytes. */
+  readonly stored?: ReadonlyMap<Tensor, WeightEntry>;
   /** The bytes of a frozen parameter. */
   weight(name: string): WeightEntry;
 }
@@ -32,14 +34,15 @@ export interface Emitted {
 export function emit(request: EmitRequest): Emitted {
   const graph = new GraphEmitter(request);
   const values = new Map<Tensor, Value>();
-  for (const t of ancestors(request.outputs, request.boundary))
-    values.set(t, graph.visit(t, values));
+  for (const t of graph.tensors) values.set(t, graph.visit(t, values));
   const outputs = request.outputs.map((t) => graph.output(t, values.get(t)!));
   return { model: graph.finish(), inputs: graph.inputs, outputs };
 }
 
 class GraphEmitter implements Emitter {
   readonly inputs = new Map<string, Tensor>();
+  /** What is visited, inputs first. */
+  readonly tensors: readonly Tensor[];
   readonly #request: EmitRequest;
   readonly #nodes: Uint8Array[] = [];
   readonly #initializers: Uint8Array[] = [];
@@ -52,14 +55,18 @@ class GraphEmitter implements Emitter {
 
   constructor(request: EmitRequest) {
     this.#request = request;
-    for (const t of ancestors(request.outputs, request.boundary))
-      if (t.op.name === 'pick' && !request.boundary.has(t))
+    const given = new Set([...request.boundary.keys(), ...(request.stored?.keys() ?? [])]);
+    this.tensors = ancestors(request.outputs, given);
+    for (const t of this.tensors)
+      if (t.op.name === 'pick' && !given.has(t))
         this.#wanted.add(`${t.inputs[0].id}/${indexOf(t)}`);
   }
 
   visit(t: Tensor, values: ReadonlyMap<Tensor, Value>): Value {
     const fed = this.#request.boundary.get(t);
     if (fed !== undefined) return this.#input(fed, t);
+    const known = this.#request.stored?.get(t);
+    if (known) return this.#stored(known);
     if (isInput(t)) return this.#input(t.attrs.name, t);
     if (isFrozen(t)) return this.#weight(t);
     if (isParam(t)) return this.#input(t.attrs.name, t);
@@ -103,20 +110,37 @@ class GraphEmitter implements Emitter {
     if (known) return known;
     if (this.inputs.has(name)) throw bothFedAndStored(name);
     const entry = this.#request.weight(name);
-    const { dtype, shape, source } = entry;
+    const { shape } = entry;
     if (!sameShape(shape, t.shape))
       throw new AttuneError(
         'WEIGHT_SHAPE',
         `The weight ${name} is [${shape}]; the model wants [${t.shape}].`,
         { name, shape, want: t.shape },
       );
+    this.#initializer(name, entry);
+    const stays = entry.dtype === 'f32';
+    const value = stays ? name : this.node('Cast', [name], { to: onnxType.f32 });
+    this.#constants.set(`weight ${name}`, value);
+    return value;
+  }
+
+  /** One initialiser for all values of one place, so that what reads them is written once, too. */
+  #stored(entry: WeightEntry): Value {
+    const { source, shape } = entry;
+    const key = `stored ${source?.file} ${source?.offset} [${shape}]`;
+    const known = source && this.#constants.get(key);
+    const name = known ?? this.#initializer(`%s${this.#constants.size}`, entry);
+    if (source) this.#constants.set(key, name);
+    return name;
+  }
+
+  #initializer(name: string, entry: WeightEntry): Value {
+    const { dtype, shape, source } = entry;
     const payload = source
       ? { location: relative(source.file), offset: source.offset, length: source.length }
       : bytesOf(entry.load());
     this.#initializers.push(tensorProto(name, onnxType[dtype], shape, payload));
-    const value = dtype === 'f32' ? name : this.node('Cast', [name], { to: onnxType.f32 });
-    this.#constants.set(`weight ${name}`, value);
-    return value;
+    return name;
   }
 
   node(type: string, inputs: readonly Value[], attrs: OnnxAttrs = {}): Value {

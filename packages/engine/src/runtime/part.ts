@@ -6,6 +6,7 @@ import type { Tensor } from '../graph/tensor.ts';
 import { emit } from '../onnx/emit.ts';
 import type { Weights } from '../weights/store.ts';
 import type { DType, NDArray } from './array.ts';
+import { type FixedValues, sharedFixed } from './fixed.ts';
 import type { Profile, Runtime, Session } from './runtime.ts';
 
 export type Feeds = Readonly<Record<string, NDArray>>;
@@ -17,6 +18,8 @@ export interface PartContext {
   readonly weights: Weights;
   /** How those bytes are held, where the runtime leaves it open. */
   readonly profile?: Profile;
+  /** Where values that depend on frozen weights alone are stored. Default: in the cache folder. */
+  readonly fixed?: FixedValues;
 }
 
 export class Part {
@@ -49,10 +52,11 @@ export class Part {
   }
 
   async #load(): Promise<Loaded> {
-    const { runtime, weights, profile } = this.#context;
+    const { runtime, weights, profile, fixed = sharedFixed() } = this.#context;
     const { model, inputs, outputs } = emit({
       outputs: this.outputs,
       boundary: this.#boundary,
+      stored: await fixed.of(this.outputs, this.#boundary, { runtime, weights }),
       weight: (name) => weights.entry(name),
     });
     return { session: await runtime.load(model, profile), inputs, names: outputs };

@@ -29,6 +29,7 @@ export interface Runtime {
   /** The profile of every program; undefined: each program's as the size of its weights says. */
   readonly profile: Profile | undefined;
   readonly threads: number;
+  readonly device: Device;
   /** `profile` counts where the runtime has none of its own; default `prepacked`. */
   load(model: Uint8Array, profile?: Profile): Promise<Session>;
   /** The same kind of runtime on a thread of its own, with one thread inside an op. */

@@ -154,6 +154,7 @@ describe('release', () => {
     let attempts = 0;
     const flaky: Runtime = {
       profile: 'mapped',
+      device: 'cpu',
       threads: 1,
       fork: () => runtime.fork(),
       release: async () => {},
