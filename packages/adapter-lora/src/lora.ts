@@ -81,7 +81,7 @@ export function lora({
 }: LoraOptions = {}): Adapter {
   return {
     name,
-    live: true,
+    live: modules ? [...modules.values()].every(isNarrow) : algorithm === 'lora',
     commutes: true,
     ...(weights ? { weights } : {}),
     ...(fileKey ? { fileKey } : {}),
@@ -101,6 +101,19 @@ export function lora({
     ],
   };
 }
+
+/**
+ * Whether a module acts without its change of the weight being formed: then its small matrices are fed, so
+ * that exchanging them compiles nothing. The change that a frozen one of another kind makes is a fixed value.
+ */
+const isNarrow = ({
+  algorithm,
+  leaves,
+}: {
+  algorithm: AlgorithmName;
+  leaves: ReadonlyMap<string, unknown>;
+}): boolean =>
+  algorithm === 'lora' && !magnitudeOf((leaf) => leaves.has(leaf)) && !leaves.has('diff_b');
 
 /** Rank and alpha where diffusers looks for them: PEFT's config in the header, by component. */
 function peftHeader(type: AlgorithmName, rank: number, alpha: number): Record<string, string> {
@@ -139,7 +152,7 @@ function change(
   const part: Parts = (leaf) => scope.param(leaf, leaves.get(leaf)!.shape, leaves.get(leaf)!.init);
   const scale = alpha / rank;
   const shift = has('diff_b') ? part('diff_b') : undefined;
-  if (algorithm === 'lora' && !magnitudeOf(has) && !shift && (type === 'linear' || type === 'conv'))
+  if (isNarrow({ algorithm, leaves }) && (type === 'linear' || type === 'conv'))
     return narrow(value, { address, weight, apply, scale }, part, has);
   const delta = weightChange({ algorithm, scale }, part, has, weight, address);
   const still = type === 'norm' ? values(new Float32Array(weight.size), weight.shape) : undefined;

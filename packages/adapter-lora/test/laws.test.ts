@@ -1,7 +1,9 @@
-import { describeAdapter } from '@attune/core/testing';
-import { describe, test } from 'vitest';
+import { compile, compose, materialize } from '@attune/core';
+import { describeAdapter, tinyDims, tinyModel } from '@attune/core/testing';
+import { OrtRuntime } from '@attune/engine';
+import { describe, expect, test } from 'vitest';
 
-import { lora } from '../src/index.ts';
+import { lora, type LoraOptions } from '../src/index.ts';
 
 describeAdapter('lora', (given) => lora({ rank: 2, ...given }), { describe, test });
 
@@ -26,3 +28,20 @@ describeAdapter(
 
 for (const algorithm of ['loha', 'lokr', 'full'] as const)
   describeAdapter(algorithm, (given) => lora({ algorithm, rank: 2, ...given }), { describe, test });
+
+test('small matrices of LoRA are fed; what a frozen adapter of another kind changes is fixed', () => {
+  const live = (options: LoraOptions) => {
+    const model = compose(tinyModel(), lora({ targets: ['unet.**.to_q'], rank: 2, ...options }));
+    const program = compile(
+      materialize(model, { dims: tinyDims }),
+      { net: 'unet', dims: tinyDims },
+      { runtime: new OrtRuntime() },
+    );
+    return [...program.inputs.values()].filter((t) => t.op.name === 'param').length;
+  };
+  expect(live({})).toBeGreaterThan(0);
+  for (const algorithm of ['loha', 'lokr', 'full'] as const) {
+    expect(live({ algorithm })).toBe(0);
+    expect(live({ algorithm, train: true })).toBeGreaterThan(0);
+  }
+});

@@ -7,4 +7,4 @@ export {
   type MakeAdapter,
 } from './check.ts';
 export { describeAdapter, type TestRunner } from './describe.ts';
-export { randomised, tinyModel, tinyUNet } from './tiny.ts';
+export { randomised, tinyDims, tinyModel, tinyUNet } from './tiny.ts';

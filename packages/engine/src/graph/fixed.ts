@@ -7,8 +7,11 @@ import { ancestors, type Tensor } from './tensor.ts';
 /** Smaller values stay in their graphs, in bytes: a file costs more than it saves (`bench/fixed.mjs`). */
 const LEAST = 2 ** 20;
 
-/** Ops that only look at their input in another way: of a weight itself, nothing is gained by storing it. */
-const views = new Set(['reshape', 'cast', 'expand', 'slice']);
+/**
+ * Ops that only look at their input in another way. Of a weight itself nothing is gained by storing that:
+ * ONNX Runtime's products read a transposed weight in place.
+ */
+const views = new Set(['reshape', 'cast', 'expand', 'slice', 'transpose']);
 
 /**
  * The fixed values that others read, each with the value to store for it: itself, or what it is another

@@ -46,8 +46,9 @@ export class FixedValues {
     return stored;
   }
 
-  #entry(cache: Cache, t: Tensor, making: Making): Promise<WeightEntry | undefined> {
+  async #entry(cache: Cache, t: Tensor, making: Making): Promise<WeightEntry | undefined> {
     const key = keyOf(cache, t, making);
+    if (key === undefined) return undefined;
     let entry = this.#underway.get(key);
     if (!entry) {
       entry = this.#find(cache, key, t, making).finally(() => this.#underway.delete(key));
@@ -69,17 +70,21 @@ export const sharedFixed = (): FixedValues => (shared ??= new FixedValues(cacheF
 
 /**
  * What a value depends on: the model that computes it, with the hash of each weight's bytes in the place
- * of its address, and what runs it.
+ * of its address, and what runs it. Undefined where a hash would have to be found anew at every start.
  */
-function keyOf(cache: Cache, t: Tensor, { runtime, weights }: Making): string {
+function keyOf(cache: Cache, t: Tensor, { runtime, weights }: Making): string | undefined {
+  let known = true;
   const { model } = emit({
     outputs: [t],
     boundary: new Map(),
     weight: (name) => {
       const entry = weights.entry(name);
-      return { ...entry, source: { file: cache.hash(entry), offset: 0, length: 0 } };
+      const hash = cache.hash(entry);
+      known &&= hash !== undefined;
+      return { ...entry, source: { file: hash ?? '', offset: 0, length: 0 } };
     },
   });
+  if (!known) return undefined;
   const hash = createHash('sha256');
   hash.update(`onnxruntime ${onnxruntime()} ${runtime.device} ${process.arch}\n`);
   return hash.update(model).digest('hex');

@@ -3,10 +3,10 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { isAbsolute, join } from 'node:path';
+import { dirname, isAbsolute, join } from 'node:path';
 
 import type { NDArray } from '../runtime/array.ts';
-import { hashOf, payloadHash, type Remember } from './payload.ts';
+import { hashOf, payloadHash, type Notes } from './payload.ts';
 import { writeSafetensors } from './safetensors.ts';
 import { type WeightEntry, Weights } from './store.ts';
 
@@ -41,14 +41,21 @@ function inHome(path: readonly string[]): string | undefined {
   }
 }
 
-/** Arrays by key, one file each, and notes of what was hashed. Nothing here throws: a cache may fail. */
-export class Cache {
+/**
+ * Arrays by key, one file each, and notes of what was hashed. A folder that cannot be written still gives what
+ * it holds; no fault of it is thrown.
+ */
+export class Cache implements Notes {
   readonly folder: string;
-  /** False once a write was refused: it is not tried again. */
-  writable = true;
+  #writable = true;
 
   constructor(folder: string) {
     this.folder = folder;
+  }
+
+  /** False once a write was refused: it is not tried again. */
+  get writable(): boolean {
+    return this.#writable;
   }
 
   /** The array of a key in its file; undefined where it is not there, or not what was written. */
@@ -65,18 +72,18 @@ export class Cache {
 
   /** Writes an array aside and moves it to its place. Undefined where the folder refuses. */
   write(key: string, value: NDArray): WeightEntry | undefined {
-    if (!this.writable) return undefined;
+    if (!this.#writable) return undefined;
     let staging: string | undefined;
     try {
       const file = this.#fileOf(key);
-      mkdirSync(join(file, '..'), { recursive: true, mode: 0o700 });
+      mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
       // A folder of its own: a process's number may occur twice where machines share a cache.
       staging = mkdtempSync(join(this.folder, 'staged-'));
       const staged = join(staging, 'value.safetensors');
       writeSafetensors(staged, { value }, { key, sha256: hashOf(value) });
       renameSync(staged, file);
     } catch {
-      this.writable = false;
+      this.#writable = false;
     } finally {
       if (staging) rmSync(staging, { recursive: true, force: true });
     }
@@ -84,30 +91,28 @@ export class Cache {
     return this.read(key);
   }
 
-  /** SHA-256 of a weight's bytes, read once for each state of its file. */
-  hash(entry: WeightEntry): string {
-    return payloadHash(entry, this.#notes);
+  /** As `payloadHash`. */
+  hash(entry: WeightEntry): string | undefined {
+    return payloadHash(entry, this);
   }
 
-  readonly #notes: Remember = {
-    find: (about) => {
-      try {
-        return readFileSync(this.#noteOf(about), 'latin1');
-      } catch {
-        return undefined;
-      }
-    },
-    keep: (about, hash) => {
-      if (!this.writable) return;
-      try {
-        const file = this.#noteOf(about);
-        mkdirSync(join(file, '..'), { recursive: true, mode: 0o700 });
-        writeFileSync(file, hash);
-      } catch {
-        this.writable = false;
-      }
-    },
-  };
+  find(about: string): string | undefined {
+    try {
+      return readFileSync(this.#noteOf(about), 'latin1');
+    } catch {
+      return undefined;
+    }
+  }
+
+  keep(about: string, hash: string): void {
+    try {
+      const file = this.#noteOf(about);
+      mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+      writeFileSync(file, hash);
+    } catch {
+      this.#writable = false;
+    }
+  }
 
   #fileOf(key: string): string {
     return join(this.folder, 'values', key.slice(0, 2), `${key}.safetensors`);
