@@ -33,7 +33,6 @@ import {
   f32,
   type F32Array,
   FixedValues,
-  grad,
   input,
   linear,
   matmul,
@@ -160,7 +159,7 @@ const digest = ({ data }: NDArray): string =>
     .digest('hex');
 
 /** A runtime that counts the models that are run without being fed: those of fixed values. */
-function counting(): { readonly runtime: Runtime; computed(): number } {
+function counting(): { readonly runtime: Runtime; readonly computed: () => number } {
   let runs = 0;
   const count = (inner: Runtime): Runtime => ({
     profile: inner.profile,
@@ -185,10 +184,11 @@ function counting(): { readonly runtime: Runtime; computed(): number } {
   };
 }
 
+const found = (...outputs: readonly Tensor[]) => [...fixedValues(outputs, new Set())];
+
 describe('what is stored', () => {
   const w = param('w', [512, 512]);
   const x = input('x', [4, 512]);
-  const found = (...outputs: readonly Tensor[]) => [...fixedValues(outputs, new Set())];
   const big = mul(w, 2);
 
   test('is what others read, under its own shape', () => {
