@@ -121,10 +121,13 @@ def vjp(outputs: dict, cotangents: dict, wrt: dict) -> dict:
     return {f"grad.{k}": g for k, g in zip(wrt, grads)}
 
 
-def record(path: Path, model: torch.nn.Module, call, inputs: dict, params=None, frozen=("timestep",), **case) -> dict:
+def record(
+    path: Path, model: torch.nn.Module, call, inputs: dict, params=None, frozen=("timestep",), tidy=dict, **case
+) -> dict:
     """Runs `call(model, inputs) -> outputs` both ways in float64, holds float32 against it, saves the pair.
 
-    `params(model)` names parameters whose gradients are wanted too; inputs in `frozen` get none.
+    `params(model)` names parameters whose gradients are wanted too; inputs in `frozen` get none. `tidy` may
+    rename and join results.
     """
     results = {}
     for dtype in (torch.float32, F64):
@@ -135,7 +138,7 @@ def record(path: Path, model: torch.nn.Module, call, inputs: dict, params=None, 
         wrt = {k: v for k, v in ins.items() if v.is_floating_point() and k not in frozen}
         wrt |= params(model) if params else {}
         grads = vjp(outs, cots, wrt) if wrt else {}
-        results[dtype] = {f"out.{k}": v.detach() for k, v in outs.items()} | grads
+        results[dtype] = tidy({f"out.{k}": v.detach() for k, v in outs.items()} | grads)
     expect_close(str(path.relative_to(FIXTURES)), results[torch.float32], results[F64])
     named = {f"in.{k}": v for k, v in inputs.items()} | results[F64]
     if grads:

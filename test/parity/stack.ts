@@ -38,9 +38,15 @@ export async function openCase(name: string, file: string): Promise<Case> {
         model,
         openAdapter(folder, adapter, adapters[adapter], model, norm ? { norm } : {}),
       );
-  const io = new Map([...source.tensors.keys()].map((key) => [key, asRows(source.read(key))]));
+  const io = readCase(`${folder}/io.${file}.safetensors`);
   // Every weight of every file must be asked for, and every parameter must be there.
   return { model: materialize(model, { dims: nominalDims }), io };
+}
+
+/** The tensors of a case, clips as rows (b f). */
+export function readCase(path: string): Case['io'] {
+  const source = openSafetensors(path);
+  return new Map([...source.tensors.keys()].map((key) => [key, asRows(source.read(key))]));
 }
 
 function openAdapter(

@@ -58,6 +58,7 @@ class Stack(torch.nn.Module):
         self.text_encoder = CLIPTextModel.from_pretrained(model / "text_encoder") if text else None
         self.edit_strength = 1.0
         self.video_strength = 1.0
+        self.prompt = None  # what an IP-Adapter reads
         for module in self.unet.modules():
             if isinstance(module, AnimateDiffTransformer3D):
                 module.register_forward_hook(self.gate_motion)
@@ -91,7 +92,7 @@ class Stack(torch.nn.Module):
                 return_dict=False,
             )
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        return self.unet(sample, timestep, text.repeat_interleave(frames, 0), **residuals).sample
+        return self.unet(sample, timestep, text.repeat_interleave(frames, 0), added_cond_kwargs=self.prompt, **residuals).sample
 
     def call(self, x: dict):
         """Inputs by their `attune probe` names."""
