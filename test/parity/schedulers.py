@@ -3,7 +3,13 @@
 from unittest.mock import patch
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+)
 from diffusers.schedulers import scheduling_lcm
 
 from common import fresh, normal, write_json
@@ -110,6 +116,16 @@ def traces() -> list[dict]:
     return rows
 
 
+def heun() -> list[dict]:
+    """For the example plugin; every step but the last calls the model twice."""
+    rows = []
+    for spacing in SPACINGS:
+        for prediction in ("epsilon", "v_prediction"):
+            config = SD | {"beta_schedule": "scaled_linear", "timestep_spacing": spacing, "steps_offset": 1}
+            rows.append(trace("heun", HeunDiscreteScheduler(**config, prediction_type=prediction), 5))
+    return rows
+
+
 def check_rotation() -> None:
     """diffusers' DDIM in v is the rotation that our rollouts use."""
     scheduler = ddim(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
@@ -129,6 +145,7 @@ def make() -> None:
     write_json(folder / "timesteps.json", timesteps())
     write_json(folder / "ddim.json", ddim_steps())
     write_json(folder / "traces.json", traces())
+    write_json(folder / "heun.json", heun())
     # its config holds -Infinity, which is not JSON
     DPMSolverMultistepScheduler(**SD, beta_schedule="scaled_linear").save_pretrained(folder / "dpm")
     assert "-Infinity" in (folder / "dpm" / "scheduler_config.json").read_text()

@@ -60,6 +60,8 @@ export {
   type NetKind,
   netKind,
   objectiveKind,
+  type SamplerKind,
+  samplerKind,
   type Contestant,
   type Plugin,
   type SuiteContext,
@@ -81,7 +83,7 @@ export {
   type SurveyedModule,
   surveyNets,
 } from './plugins/survey.ts';
-export { openStack, readAdapterFile } from './stack/open.ts';
+export { openSampler, openStack, readAdapterFile } from './stack/open.ts';
 export {
   checkFile,
   parseYaml,

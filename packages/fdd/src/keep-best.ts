@@ -9,7 +9,7 @@ import {
   ModelRunner,
   type Params,
   type PluginLoader,
-  Sampling,
+  type Sampler,
   type SuiteContext,
 } from '@attune/core';
 import {
@@ -43,7 +43,8 @@ export interface Stage {
   readonly student: Model;
   /** The student as it makes single frames. */
   readonly stills: Model;
-  readonly sampling: Sampling;
+  readonly sampling: Contestant['sampling'];
+  readonly sampler: Sampler;
   readonly loader: PluginLoader;
   readonly context: SuiteContext;
 }
@@ -73,7 +74,7 @@ export class Candidates {
   async choose(
     { suite }: KeepBestConfig,
     start: Params,
-    { student, stills, sampling, loader, context }: Stage,
+    { student, stills, sampling, sampler, loader, context }: Stage,
   ): Promise<Choice> {
     const { kind, options } = await loader.configured('suites', suite, 'keep_best.suite');
     const candidates = [{ step: 0, params: start }, ...this.#kept()];
@@ -89,6 +90,7 @@ export class Candidates {
       name: `step ${step}`,
       models: { stack: runner(student, params), stills: runner(stills, params) },
       sampling,
+      sampler,
     }));
     const { text, data, order } = await kind.run(contestants, options, context);
     const best = candidates.find(({ step }) => `step ${step}` === order[0]);

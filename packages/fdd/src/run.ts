@@ -12,6 +12,7 @@ import {
   materialize,
   type Model,
   nominalDims,
+  openSampler,
   openStack,
   type Outcome,
   packLearner,
@@ -80,10 +81,12 @@ export async function runDistillation(
   const total = config.phases[config.phases.length - 1].until;
   const choose = async (names: readonly string[]): Promise<Choice> => {
     const start = names.map((name) => [name, weights.entry(name).load().data as Float32Array]);
+    const sampling = Sampling.parse(own.sampling ?? {});
     return candidates.choose(keepBest!, Object.fromEntries(start) as Params, {
       student,
       stills: await open(own, { stills: true }),
-      sampling: Sampling.parse(own.sampling ?? {}),
+      sampling,
+      sampler: await openSampler(sampling.sampler, loader),
       loader,
       context: {
         runtime,

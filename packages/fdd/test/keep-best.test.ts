@@ -6,6 +6,7 @@ import { join } from 'node:path';
 
 import {
   type Contestant,
+  ddimPlan,
   type Model,
   PluginLoader,
   Sampling,
@@ -48,6 +49,7 @@ async function chosen(suite: SuiteKind, options: Record<string, unknown>) {
     student: bare,
     stills: bare,
     sampling: Sampling.parse({}),
+    sampler: ddimPlan,
     loader: loaderOf(suite),
     context: { runtime, open: async () => bare },
   });

@@ -50,4 +50,7 @@ export const runtimeOf = ({
   ...(device === undefined ? {} : { device }),
 });
 
+/** What `--sampler` may be, for the help. */
+export const samplers = "ddim, euler, dpmpp-2m, lcm or a plugin's";
+
 export const devices: readonly Device[] = ['cpu', 'cuda', 'webgpu', 'dml', 'coreml'];

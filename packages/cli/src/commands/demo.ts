@@ -4,12 +4,13 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import {
-  ddimPlan,
   editFrames,
   type EditModels,
   type EditRequest,
   ModelRunner,
+  openSampler,
   openStack,
+  type Sampler,
   Sampling,
 } from '@attune/core';
 import { AttuneError, type F32Array, type Runtime } from '@attune/engine';
@@ -85,8 +86,10 @@ async function demoAction(options: Options): Promise<void> {
       new ModelRunner(await openStack(stack, folder, loader, { stills }), runtime);
     const models = { stack: await open(false), stills: await open(true) };
     const sampling = Sampling.parse(stack.sampling ?? {});
+    const sampler = await openSampler(sampling.sampler, loader);
     try {
-      const frames = await edited(models, clip, { ...options, ...given(sampling, options) }, name);
+      const how = { ...options, ...given(sampling, options), sampler };
+      const frames = await edited(models, clip, how, name);
       results.push({ name, frames });
     } finally {
       await models.stack.release();
@@ -98,6 +101,8 @@ async function demoAction(options: Options): Promise<void> {
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   process.stdout.write(`${formatReport(report)}\n\n${files.join('\n')}\n${seconds} s\n`);
 }
+
+type HowToSample = Options & Omit<Sampling, 'sampler'> & { readonly sampler: Sampler };
 
 const given = (sampling: Sampling, { steps }: Options): Sampling =>
   steps === undefined ? sampling : { ...sampling, steps };
@@ -152,7 +157,7 @@ async function clipOf(pocket: Pocket, options: Options): Promise<Clip> {
 async function edited(
   models: EditModels,
   { frames, instruction, caption, motionCaption }: Clip,
-  { seed, steps, guidance, image_guidance }: Options & Sampling,
+  { seed, sampler, steps, guidance, image_guidance }: HowToSample,
   name: string,
 ): Promise<F32Array> {
   const { schedule } = models.stack.model;
@@ -164,7 +169,7 @@ async function edited(
     caption,
     motionCaption,
     guidance: { text: guidance, image: image_guidance },
-    plan: ddimPlan(schedule, steps),
+    plan: sampler(schedule, steps),
     seed,
     size: [H, W],
     window: { size: F, overlap: 0 },

@@ -1,13 +1,14 @@
 /** attune edit: a picture or a clip, changed as an instruction says. */
 
 import {
-  ddimPlan,
   type EditModels,
   editFrames,
   type EditRequest,
   type Model,
   ModelRunner,
+  openSampler,
   openStack,
+  type Sampler,
   Sampling,
 } from '@attune/core';
 import { AttuneError, badArgument, type Device } from '@attune/engine';
@@ -26,7 +27,7 @@ import {
 } from '../media/index.ts';
 import { openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
-import { count, devices, number, positive, runtimeOf } from './arguments.ts';
+import { count, devices, number, positive, runtimeOf, samplers } from './arguments.ts';
 
 interface Options {
   readonly out: string;
@@ -35,6 +36,7 @@ interface Options {
   readonly caption: string;
   readonly motionCaption?: string;
   readonly task?: number;
+  readonly sampler?: string;
   readonly steps?: number;
   readonly guidance?: number;
   readonly imageGuidance?: number;
@@ -60,6 +62,7 @@ export const editCommand = (): Command =>
     .option('--caption <text>', 'what the result shows', '')
     .option('--motion-caption <text>', 'the same with its motion, for clips (default: --caption)')
     .option('--task <n>', 'number of the task, where the edit adapter has labels', count)
+    .option('--sampler <id>', `${samplers} (default: what the stack says, or ddim)`)
     .option('--steps <n>', 'sampling steps (default: what the stack says)', positive)
     .option('--guidance <s>', 'scale of the words; 1 is none (default: the same)', number)
     .option('--image-guidance <s>', 'scale of the source image (default: the same)', number)
@@ -104,14 +107,11 @@ async function editAction(input: string, options: Options): Promise<void> {
   if (source.audio) warn(`${input}: the sound track is left out`);
   try {
     const { instruction, seed } = options;
+    const sampling = Sampling.parse(stack.sampling ?? {});
+    const sampler = await openSampler(options.sampler ?? sampling.sampler, loader);
     const written = await writeMedia(
       out,
-      editedFrames(
-        models,
-        source,
-        requestOf(model, Sampling.parse(stack.sampling ?? {}), options),
-        options,
-      ),
+      editedFrames(models, source, requestOf(model, sampling, sampler, options), options),
       {
         inputs: [input],
         metadata: { instruction, seed: String(seed), stack: options.stack },
@@ -161,6 +161,7 @@ const COMMON_WINDOW = 16;
 function requestOf(
   { schedule, latents, sampleSize, adapters }: Model,
   sampling: Sampling,
+  sampler: Sampler,
   options: Options,
 ): EditRequest {
   if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
@@ -181,7 +182,7 @@ function requestOf(
       text: options.guidance ?? sampling.guidance,
       image: options.imageGuidance ?? sampling.image_guidance,
     },
-    plan: ddimPlan(schedule, options.steps ?? sampling.steps),
+    plan: sampler(schedule, options.steps ?? sampling.steps),
     seed,
     size: [height, width],
     window: { size, overlap: options.overlap ?? Math.floor(size / 4) },

@@ -3,7 +3,14 @@
 import { writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 
-import { type Contestant, ModelRunner, openStack, parseYaml, Sampling } from '@attune/core';
+import {
+  type Contestant,
+  ModelRunner,
+  openSampler,
+  openStack,
+  parseYaml,
+  Sampling,
+} from '@attune/core';
 import { AttuneError, type Device } from '@attune/engine';
 import { Command, Option } from 'commander';
 import { z } from 'zod';
@@ -63,7 +70,9 @@ async function evalAction(suite: string, options: Options): Promise<void> {
     const open = async (stills: boolean) =>
       new ModelRunner(await openStack(stack, folder, loader, { stills }), runtime);
     const models = { stack: await open(false), stills: await open(true) };
-    contestants.push({ name, models, sampling: Sampling.parse(stack.sampling ?? {}) });
+    const sampling = Sampling.parse(stack.sampling ?? {});
+    const sampler = await openSampler(sampling.sampler, loader);
+    contestants.push({ name, models, sampling, sampler });
   }
   let each: ((step: number) => string) | undefined;
   const { text, data } = await kind.run(contestants, settings, {

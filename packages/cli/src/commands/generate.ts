@@ -1,17 +1,18 @@
 /** attune generate: pictures or clips from a prompt. */
 
-import { generate, ModelRunner, openStack } from '@attune/core';
+import { generate, ModelRunner, openSampler, openStack, type Sampler } from '@attune/core';
 import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command } from 'commander';
 
 import { assertWritable, columnsOf, sideBySide, writeMedia } from '../media/index.ts';
 import { openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
-import { count, number, positive, runtimeOf } from './arguments.ts';
+import { count, number, positive, runtimeOf, samplers } from './arguments.ts';
 
 interface Options {
   readonly out: string;
   readonly stack: string;
+  readonly sampler?: string;
   readonly steps: number;
   readonly guidance: number;
   readonly negative: string;
@@ -32,6 +33,7 @@ export const generateCommand = (): Command =>
       'a stack.yaml, a model folder, or the id of a bundled one',
       'pocket',
     )
+    .option('--sampler <id>', `${samplers} (default: what the stack says, or ddim)`)
     .option('--steps <n>', 'sampling steps', positive, 25)
     .option('--guidance <s>', 'scale: uncond + s · (cond − uncond); 1 is none', number, 3)
     .option('--negative <prompt>', 'what to steer away from', '')
@@ -53,7 +55,8 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
   stackWarnings(session).forEach(warn);
   const runner = new ModelRunner(await openStack(stack, folder, loader), runtime);
   try {
-    const latents = await latentsOf(runner, prompts, options);
+    const sampler = await openSampler(options.sampler ?? stack.sampling?.sampler ?? 'ddim', loader);
+    const latents = await latentsOf(runner, prompts, { ...options, sampler });
     const columns = columnsOf(await runner.decodeLatents(latents), prompts.length);
     const frames = columns.length > 1 ? sideBySide(columns, prompts) : columns[0];
     const written = await writeMedia(options.out, frames, {
@@ -70,7 +73,7 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
 async function latentsOf(
   runner: ModelRunner,
   prompts: readonly string[],
-  { size, seed, ...options }: Options,
+  { size, seed, ...options }: Omit<Options, 'sampler'> & { readonly sampler: Sampler },
 ): Promise<F32Array> {
   const { factor } = runner.latents;
   if (size !== undefined && size % factor)

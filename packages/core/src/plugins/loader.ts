@@ -80,7 +80,7 @@ export class PluginLoader {
   }
 
   /** A contribution that a recipe names with `use`, and the keys beside it, checked; `where` they stand. */
-  async configured<K extends 'data' | 'objectives' | 'suites'>(
+  async configured<K extends 'data' | 'objectives' | 'samplers' | 'suites'>(
     kind: K,
     { use, ...given }: { readonly use: string },
     where: string,

@@ -11,6 +11,7 @@ export const contributionKinds = [
   'adapters',
   'data',
   'objectives',
+  'samplers',
   'metrics',
   'backbones',
   'nets',

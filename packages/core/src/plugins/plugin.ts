@@ -7,6 +7,7 @@ import type { Adapter } from '../adapters/adapter.ts';
 import type { Strength } from '../adapters/strength.ts';
 import type { Model } from '../models/model.ts';
 import type { EditModels } from '../sample/edit.ts';
+import type { Sampler } from '../schedule/sampler.ts';
 import type { Sampling, StackFile } from '../stack/schema.ts';
 import type { DataSource } from '../train/data.ts';
 import type { Objective } from '../train/objective.ts';
@@ -97,6 +98,13 @@ export interface ObjectiveKind<O = unknown> {
   create(options: O, model: Model): Objective;
 }
 
+/** A way through the noise levels of a schedule. */
+export interface SamplerKind<O = unknown> {
+  /** What `sampling: { sampler: { use: …, … } }` of a stack file may say beside `use`. */
+  readonly options: z.ZodType<O>;
+  create(options: O): Sampler;
+}
+
 /** A bundled model, by name. */
 export interface BackboneKind {
   /** Folder in diffusers layout. */
@@ -124,7 +132,9 @@ export interface NetKind<C = unknown> {
 export interface Contestant {
   readonly name: string;
   readonly models: EditModels;
-  readonly sampling: Sampling;
+  readonly sampling: Omit<Sampling, 'sampler'>;
+  /** The one that its stack names. */
+  readonly sampler: Sampler;
 }
 
 export interface SuiteContext {
@@ -155,6 +165,7 @@ export interface PluginContributions {
   readonly adapters?: Readonly<Record<string, AdapterKind>>;
   readonly data?: Readonly<Record<string, DataKind>>;
   readonly objectives?: Readonly<Record<string, ObjectiveKind>>;
+  readonly samplers?: Readonly<Record<string, SamplerKind>>;
   readonly backbones?: Readonly<Record<string, BackboneKind>>;
   readonly nets?: Readonly<Record<string, NetKind>>;
   readonly suites?: Readonly<Record<string, SuiteKind>>;
@@ -173,5 +184,6 @@ export const definePlugin = (plugin: Plugin): Plugin => plugin;
 export const adapterKind = <O>(kind: AdapterKind<O>): AdapterKind => kind;
 export const dataKind = <O>(kind: DataKind<O>): DataKind => kind;
 export const objectiveKind = <O>(kind: ObjectiveKind<O>): ObjectiveKind => kind;
+export const samplerKind = <O>(kind: SamplerKind<O>): SamplerKind => kind;
 export const netKind = <C>(kind: NetKind<C>): NetKind => kind;
 export const suiteKind = <O>(kind: SuiteKind<O>): SuiteKind => kind;

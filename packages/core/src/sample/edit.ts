@@ -19,7 +19,7 @@ export interface EditRequest {
   readonly task?: number;
   readonly guidance: EditGuidance;
   readonly plan: Plan;
-  /** Frame n of a clip starts from the same noise whatever window it is in. */
+  /** Frame n of a clip starts from the same noise whatever window it is in; noise that a sampler adds on the way is drawn per window. */
   readonly seed: number;
   /** Pixels [height, width]. */
   readonly size: readonly [number, number];
@@ -186,6 +186,7 @@ class Editor {
       plan,
       frame: start,
       noise: { dtype: 'f32', shape: [F, ...shape], data: joined(noises) },
+      rng: Rng.of(seed).fork('fresh', start),
       ...(known && schedule ? { adjust: continuing(schedule, known) } : {}),
       ...(onStep ? { onStep: (done, of) => onStep(done, of, this.#part) } : {}),
     });

@@ -3,17 +3,20 @@
 import { AttuneError, type F32Array, type Rng } from '@attune/engine';
 
 import { ddimPlan } from '../schedule/ddim.ts';
+import type { Sampler } from '../schedule/sampler.ts';
 import type { ModelRunner } from './runner.ts';
 import { sample } from './sample.ts';
 
 export interface GenerateOptions {
+  /** Default: DDIM. */
+  readonly sampler?: Sampler;
   /** Sampling steps. */
   readonly steps: number;
   /** Scale of the words, uncond + s · (cond − uncond); 1 is none. */
   readonly guidance: number;
   /** What to steer away from. Default: the empty prompt. */
   readonly negative?: string;
-  /** Gives the first noise. */
+  /** Gives the first noise, and what a sampler draws on the way. */
   readonly rng: Rng;
   /** Frames of each clip. Default 1. */
   readonly frames?: number;
@@ -30,11 +33,20 @@ export interface Generated {
   readonly limit: number;
 }
 
-/** Samples each prompt once by DDIM. Throws NO_SCHEDULE, NO_VAE or NO_TEXT_ENCODER for models that lack one. */
+/** Samples each prompt once. Throws NO_SCHEDULE, NO_VAE or NO_TEXT_ENCODER for models that lack one. */
 export async function generate(
   runner: ModelRunner,
   prompts: readonly string[],
-  { steps, guidance, negative = '', rng, frames: F = 1, side: asked, onStep }: GenerateOptions,
+  {
+    sampler = ddimPlan,
+    steps,
+    guidance,
+    negative = '',
+    rng,
+    frames: F = 1,
+    side: asked,
+    onStep,
+  }: GenerateOptions,
 ): Promise<Generated> {
   const { schedule, sampleSize } = runner.model;
   if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
@@ -51,8 +63,9 @@ export async function generate(
       convention: 'uncond+s*delta',
       terms: [{ base: 'none', cond: 'text', scale: guidance }],
     },
-    plan: ddimPlan(schedule, steps),
+    plan: sampler(schedule, steps),
     noise: rng.normals([B * F, channels, side, side]),
+    rng: rng.fork('fresh'),
     ...(onStep ? { onStep } : {}),
   });
   return { latents, truncated, limit };

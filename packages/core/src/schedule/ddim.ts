@@ -42,7 +42,7 @@ export function jumps(times: readonly number[]): [number, number | null][] {
 export function ddimPlan(
   schedule: NoiseSchedule,
   steps: number | readonly number[],
-  { spacing, ...options }: DdimOptions & { readonly spacing?: Spacing } = {},
+  { spacing, ...options }: DdimOptions & { readonly spacing?: Spacing | undefined } = {},
 ): Plan {
   const times = typeof steps === 'number' ? schedule.timesteps(steps, spacing) : steps;
   return {

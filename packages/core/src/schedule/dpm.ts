@@ -15,7 +15,7 @@ import { clean, karrasRatios, type Plan, type PlannedStep } from './sampler.ts';
 
 export interface DpmOptions {
   /** Default: the schedule's. */
-  readonly spacing?: Spacing;
+  readonly spacing?: Spacing | undefined;
   /** Karras' levels over the whole schedule instead of a grid of times. */
   readonly karras?: boolean;
 }

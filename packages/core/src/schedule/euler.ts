@@ -8,7 +8,7 @@ import { karrasRatios, type Plan, route } from './sampler.ts';
 
 export interface EulerOptions {
   /** Default: the schedule's. */
-  readonly spacing?: Spacing;
+  readonly spacing?: Spacing | undefined;
   /** Karras' levels between the first and the last of the grid. */
   readonly karras?: boolean;
 }

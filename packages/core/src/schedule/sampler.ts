@@ -25,7 +25,7 @@ export interface Plan {
   readonly steps: readonly PlannedStep[];
 }
 
-/** A sampler makes a plan of so many calls of the net. */
+/** A sampler makes a plan of so many steps; one step may call the net more than once. */
 export type Sampler = (schedule: NoiseSchedule, steps: number) => Plan;
 
 /** No noise: where every plan ends. */

@@ -43,8 +43,13 @@ export const StackEntry = z.looseObject({
 });
 export type StackEntry = z.infer<typeof StackEntry>;
 
+/** A sampler by its id, alone or with its options beside. */
+const SamplerEntry = z.union([z.string(), z.looseObject({ use: z.string() })]);
+
 /** How a stack is best run; a command's own options go first. Scales: uncond + s · (cond − uncond), 1 is none. */
 export const Sampling = z.strictObject({
+  /** `ddim`, `euler`, `dpmpp-2m`, `lcm` or a plugin's. */
+  sampler: SamplerEntry.default('ddim'),
   steps: z.int().positive().default(20),
   /** Of the words. */
   guidance: z.number().default(2),

@@ -33,8 +33,8 @@ export const PocketSuite = z.strictObject({
   /** The first trial: parts of a split can be run one after the other. */
   from: z.int().nonnegative().default(0),
   baselines: z.boolean().default(true),
-  /** How the baselines are run. */
-  sampling: Sampling.prefault({}),
+  /** How the baselines are run, all by DDIM. */
+  sampling: Sampling.omit({ sampler: true }).prefault({}),
   /** The contestant whose differences from all others are told. Default: the last. */
   against: z.string().optional(),
 });

@@ -9,8 +9,8 @@ import {
   type EditRequest,
   ModelRunner,
   type NoiseSchedule,
+  type Plan,
   sample,
-  type Sampling,
   StackFile,
   type SuiteContext,
 } from '@attune/core';
@@ -30,14 +30,15 @@ export interface System {
 }
 
 /** A stack as `attune edit` runs it, with the target's captions. */
-export function stackSystem({ name, models, sampling }: Contestant): System {
+export function stackSystem({ name, models, sampling, sampler }: Contestant): System {
   return {
     name,
     edit: async (trial, seed) => {
       const frames: Float32Array[] = [];
       const source = framesOf(trial.source);
       const each = Array.from({ length: FRAMES }, (_, f) => rowsOf(source, f, f + 1).data);
-      const request = requestFor(trial, seed, sampling, scheduleOf(models.stack));
+      const plan = sampler(scheduleOf(models.stack), sampling.steps);
+      const request = requestFor(trial, seed, sampling, plan);
       for await (const frame of editFrames(models, each, request)) frames.push(frame);
       const data = new Float32Array(source.data.length);
       frames.forEach((frame, f) => data.set(frame, f * frame.length));
@@ -50,18 +51,20 @@ export function stackSystem({ name, models, sampling }: Contestant): System {
   };
 }
 
+type Scales = Contestant['sampling'];
+
 function requestFor(
   { edit, id }: Trial,
   seed: number,
-  { guidance, image_guidance, steps }: Sampling,
-  schedule: NoiseSchedule,
+  { guidance, image_guidance }: Scales,
+  plan: Plan,
 ): EditRequest {
   return {
     instruction: edit.instruction,
     caption: edit.caption,
     motionCaption: edit.motionCaption,
     guidance: { text: guidance, image: image_guidance },
-    plan: ddimPlan(schedule, steps),
+    plan,
     seed: noiseSeed(seed, id),
     size: [SIDE, SIDE],
     window: { size: FRAMES, overlap: 0 },
@@ -80,7 +83,7 @@ const SDEDIT = 0.75;
  */
 export async function baselines(
   { open, runtime }: SuiteContext,
-  sampling: Sampling,
+  sampling: Scales,
 ): Promise<System[]> {
   const stack = async (use: string): Promise<ModelRunner> => {
     const adapters = [{ use, from: join(adaptersFolder(), use) }];
@@ -91,6 +94,7 @@ export async function baselines(
     name: 'edit teacher, each frame',
     models: { stack: edit, stills: edit },
     sampling,
+    sampler: ddimPlan,
   });
   return [
     {
@@ -108,7 +112,7 @@ export async function baselines(
 function blind(
   name: string,
   { edit, video }: { readonly edit: ModelRunner; readonly video: ModelRunner },
-  sampling: Sampling,
+  sampling: Scales,
   share: number,
 ): System {
   const { steps, guidance } = sampling;
@@ -117,7 +121,7 @@ function blind(
     edit: async (trial, seed) => {
       const schedule = scheduleOf(video);
       const still = rowsOf(framesOf(trial.source), 0, 1);
-      const request = requestFor(trial, seed, sampling, schedule);
+      const request = requestFor(trial, seed, sampling, ddimPlan(schedule, steps));
       const models = { stack: edit, stills: edit };
       const { value: first } = await editFrames(models, [still.data], request).next();
       const begin = await video.encodeImages(signed(rounded({ ...still, data: first! })));
