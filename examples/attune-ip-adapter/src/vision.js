@@ -125,6 +125,9 @@ function layer(scope, x, config) {
 const MEAN = [0.48145466, 0.4578275, 0.40821073];
 const DEVIATION = [0.26862954, 0.26130258, 0.27577711];
 
+/** @param {readonly number[]} list */
+const perChannel = (list) => values(Float32Array.from(list), [3, 1, 1]);
+
 /**
  * A picture of any size as CLIPImageProcessor makes it: the shorter side to `side` (bicubic, smoothed
  * when it shrinks), the middle square, CLIP's mean and deviation. Without its rounding to bytes.
@@ -142,8 +145,6 @@ function prepared(image, side) {
     matmul(values(down, [side, height]), image),
     values(transposed(across, side, width), [width, side]),
   );
-  const perChannel = (/** @type {readonly number[]} */ list) =>
-    values(Float32Array.from(list), [3, 1, 1]);
   return mul(sub(square, perChannel(MEAN)), perChannel(DEVIATION.map((one) => 1 / one)));
 }
 

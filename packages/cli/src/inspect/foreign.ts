@@ -67,7 +67,7 @@ const layouts: readonly (readonly [key: RegExp, foreign: Foreign])[] = [
     {
       kind: 'ip-adapter',
       reason: 'it is an IP-Adapter',
-      fix: 'there is no adapter kind for it yet',
+      fix: 'install a plugin that reads it, such as attune-ip-adapter',
     },
   ],
   [
