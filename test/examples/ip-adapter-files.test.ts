@@ -10,6 +10,7 @@ import {
   nominalDims,
   readAdapterFile,
   surveyAdapter,
+  trainability,
 } from '@attune/core';
 import { type NDArray, Rng, toF32, Weights, writeSafetensors } from '@attune/engine';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -53,20 +54,34 @@ describe('files', () => {
     expect(survey.modules.every(({ fit }) => fit === 'matched')).toBe(true);
   });
 
-  test('a trained one is written in the layout it came in', async () => {
-    const model = await open({ ...ip, from: `${files}/base.bin` });
+  test.each<readonly [string, Entry]>([
+    ['from features', {}],
+    ['from a picture', { image_encoder: `${files}/image_encoder` }],
+  ])('a trained one is written in the layout it came in: %s', async (_, options) => {
+    const model = await open({ ...ip, ...options, from: `${files}/base.bin` });
     const { params } = inventory(model, nominalDims);
-    const trained = Object.fromEntries(
-      [...params.keys()]
-        .filter((name) => name.startsWith('ip.'))
-        .map((name) => [name, toF32(model.weights.entry(name).load()).data]),
+    const trains = trainability(model);
+    const names = [...params.keys()].filter((name) => name.startsWith('ip.'));
+    expect(names.filter((name) => !trains(name))).toEqual(
+      names.filter((name) => name.startsWith('ip.image_encoder.')),
     );
+    const moved = (name: string): Float32Array =>
+      toF32(model.weights.entry(name).load()).data.map((value) => value * 1.5);
+    const trained = Object.fromEntries(names.filter(trains).map((name) => [name, moved(name)]));
     exportTrained(model, trained, scratch, { metadata: {} });
     const again = Weights.fromFile(join(scratch, 'ip.safetensors'));
     const want = own('base.safetensors').weights;
-    expect([...again.names()].toSorted()).toEqual([...want.names()].toSorted());
+    const written = [...again.names()].filter((name) => !name.startsWith('image_encoder.'));
+    expect(written.toSorted()).toEqual([...want.names()].toSorted());
     for (const name of want.names())
-      expect(again.entry(name).load()).toEqual(want.entry(name).load());
+      expect(again.entry(name).load().data).toEqual(
+        toF32(want.entry(name).load()).data.map((value) => value * 1.5),
+      );
+    const reopened = await open({ ...ip, ...options, from: join(scratch, 'ip.safetensors') });
+    for (const name of names)
+      expect(reopened.weights.entry(name).load().data).toEqual(
+        trains(name) ? moved(name) : model.weights.entry(name).load().data,
+      );
   });
 
   test.each<readonly [string, () => Entry, RegExp]>([

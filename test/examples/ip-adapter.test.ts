@@ -54,6 +54,16 @@ describe('equals diffusers', () => {
     expect({ missing, enough: count > 2 }).toEqual({ missing: 0, enough: true });
   });
 
+  test('two of them, each with its own picture', async () => {
+    const face = { ...ip, name: 'face', from: `${files}/plus.safetensors`, strength: 0.5 };
+    const model = await open({ ...ip, from: `${files}/base.safetensors`, strength: 0.7 }, face);
+    const io = readCase(`${files}/io.two.safetensors`);
+    const { forward, gradient, missing } = await compare(model, io);
+    expect(forward).toBeLessThan(forwardLimit);
+    expect(gradient).toBeLessThan(gradientLimit);
+    expect(missing).toBe(0);
+  });
+
   test('in one stack with edit, video and two LoRAs', async () => {
     const model = await open(...stack);
     const { forward, gradient, missing } = await compare(

@@ -168,6 +168,23 @@ def vision() -> CLIPVisionModelWithProjection:
     return model
 
 
+class PromptedTwice(Prompted):
+    """Two pictures, each through an adapter of its own: diffusers sums what they add."""
+
+    def __init__(self, scales: tuple):
+        super().__init__("base", scales[0])
+        self.unet._load_ip_adapter_weights([state(k, self.unet) for k in ("base", "plus")], low_cpu_mem_usage=False)
+        for processor in self.unet.attn_processors.values():
+            if hasattr(processor, "to_k_ip"):
+                processor.scale = list(scales)
+        self.requires_grad_(False)
+
+    def call(self, x: dict) -> dict:
+        prompt = {"image_embeds": [x["ip.image_embeds"].unsqueeze(1), x["face.image_embeds"].unsqueeze(1)]}
+        args = (x["sample"], x["timestep"], x["encoder_hidden_states"])
+        return {"sample": self.unet(*args, added_cond_kwargs=prompt).sample}
+
+
 class PromptedStack(stacks.Stack):
     """Edit, video and LoRAs with the base IP-Adapter on top."""
 
@@ -247,5 +264,7 @@ def make() -> None:
         x = inputs(case) | {"ip.image": uniform(size, "ip-adapter", case, "image")}
         model = Prompted(kind, scale, encoder)
         record(folder / f"io.{case}.safetensors", model, Prompted.call, x, adapters={"ip": scale}, kind=kind)
+    x = inputs("two", **{f"{n}.image_embeds": features(k, f"two {k}") for n, k in (("ip", "base"), ("face", "plus"))})
+    record(folder / "io.two.safetensors", PromptedTwice((0.7, 0.5)), PromptedTwice.call, x)
     stack(folder)
     check_files(folder)
