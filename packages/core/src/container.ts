@@ -3,7 +3,7 @@
 import { OrtRuntime, type Runtime, type RuntimeOptions } from '@attune/engine';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 
-import { PluginLoader } from './plugins/loader.ts';
+import { type LoaderOptions, PluginLoader } from './plugins/loader.ts';
 import { type FoundPlugin } from './plugins/manifest.ts';
 
 /** Where models run. */
@@ -20,14 +20,17 @@ export const pluginModule = (plugin: FoundPlugin): ContainerModule =>
   });
 
 /** The bindings of core itself. */
-export const coreModule = (runtime: RuntimeOptions = {}): ContainerModule =>
+export const coreModule = (
+  runtime: RuntimeOptions = {},
+  loading: LoaderOptions = {},
+): ContainerModule =>
   new ContainerModule(({ bind }) => {
     bind(RuntimeToken)
       .toDynamicValue(() => new OrtRuntime(runtime))
       .inSingletonScope();
     bind(LoaderToken)
       .toResolvedValue(
-        (plugins: FoundPlugin[]) => new PluginLoader(plugins),
+        (plugins: FoundPlugin[]) => new PluginLoader(plugins, loading),
         [{ serviceIdentifier: PluginToken, isMultiple: true }],
       )
       .inSingletonScope();
@@ -37,8 +40,9 @@ export const coreModule = (runtime: RuntimeOptions = {}): ContainerModule =>
 export function createContainer(
   plugins: readonly FoundPlugin[],
   runtime: RuntimeOptions = {},
+  loading: LoaderOptions = {},
 ): Container {
   const container = new Container();
-  container.load(coreModule(runtime), ...plugins.map(pluginModule));
+  container.load(coreModule(runtime, loading), ...plugins.map(pluginModule));
   return container;
 }

@@ -57,6 +57,7 @@ export {
   type DataKind,
   definePlugin,
   type Detection,
+  type KindExample,
   type NetKind,
   netKind,
   objectiveKind,
@@ -73,7 +74,23 @@ export { readJson, readPart, readWeights } from './models/folder.ts';
 export { createContainer, LoaderToken, RuntimeToken } from './container.ts';
 export { loadModel } from './models/load.ts';
 export { nominalDims } from './models/net.ts';
-export { findPlugins, PluginLoader } from './plugins/loader.ts';
+export { type LoaderOptions, loadPlugin, PluginLoader } from './plugins/loader.ts';
+export {
+  apiVersion,
+  type ContributionKind,
+  contributionKinds,
+  type FoundPlugin,
+  type PluginManifest,
+} from './plugins/manifest.ts';
+export {
+  entryOf,
+  findPlugins,
+  installedFolder,
+  type PackagePlace,
+  packagePlaces,
+  readPackage,
+  readPlugin,
+} from './plugins/package.ts';
 export {
   baseFamily,
   type ModuleFit,

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 
 import { createContainer, LoaderToken } from '../src/container.ts';
-import { findPlugins, PluginLoader } from '../src/plugins/loader.ts';
+import { PluginLoader } from '../src/plugins/loader.ts';
+import { findPlugins } from '../src/plugins/package.ts';
 
 const fresh = () => mkdtempSync(join(tmpdir(), 'plugins-'));
 
@@ -65,6 +66,29 @@ describe('finding plugins', () => {
     expect(found.map((plugin) => plugin.package)).toEqual(['dep']);
   });
 
+  test('a dependency that lies above its dependant, where npm puts it', () => {
+    const project = fresh();
+    const cli = join(project, 'node_modules', '@acme', 'cli');
+    for (const [folder, json] of [
+      [cli, { name: '@acme/cli', dependencies: { dep: '1' } }],
+      [join(project, 'node_modules', 'dep'), { name: 'dep', attune: manifest }],
+    ] as const) {
+      mkdirSync(folder, { recursive: true });
+      writeFileSync(join(folder, 'package.json'), JSON.stringify(json));
+    }
+    expect(findPlugins(cli).map((plugin) => plugin.package)).toEqual(['dep']);
+  });
+
+  test('a range of apis fits when this one is in it', () => {
+    expect(loaderOf(write('wide', { attune: { ...manifest, api: [1, 3] } })).plugins).toHaveLength(
+      1,
+    );
+    expect(() => loaderOf(write('late', { attune: { ...manifest, api: [2, 3] } }))).toThrow(
+      /late@1\.2\.3 was written for plugin api 2 to 3; this attune speaks 1/,
+    );
+    expect(() => loaderOf(write('odd', { attune: { ...manifest, api: [3, 1] } }))).toThrow(/odd/);
+  });
+
   test.each([
     ['another api', { ...manifest, api: 2 }, /old@1\.2\.3 was written for plugin api 2.*speaks 1/],
     ['an unknown kind', { ...manifest, contributes: { adaptors: ['x'] } }, /old.*bad "attune"/s],
@@ -109,7 +133,7 @@ describe('loading plugins', () => {
 
   test('an unknown id is answered with the nearest', async () => {
     await expect(loaderOf(write('near')).get('adapters', 'acme/glaw')).rejects.toThrow(
-      'No plugin contributes adapters "acme/glaw"; known: acme/glow; nearest: acme/glow.',
+      'No plugin contributes adapters "acme/glaw"; known: acme/glow; nearest: acme/glow. Nothing is installed by itself: add the package that contributes it to the project.',
     );
   });
 
@@ -131,4 +155,50 @@ describe('loading plugins', () => {
       message,
     );
   });
+});
+
+describe('what a hook throws', () => {
+  const kindOf = async (name: string, code: string) =>
+    (await loaderOf(write(name, { code })).get('adapters', 'acme/glow')) as unknown as Record<
+      string,
+      () => unknown
+    >;
+  const glow = (body: string) =>
+    `export default { api: 1, contributes: { adapters: { glow: ${body} } } };`;
+
+  test.each([
+    ['an object', '{ mark: 7, create() { return this.mark.no.such; } }'],
+    ['a frozen object', 'Object.freeze({ mark: 7, create() { return this.mark.no.such; } })'],
+    ['a class', 'new (class { #mark = 7; create() { return this.#mark.no.such; } })()'],
+  ])('names the plugin and the hook: %s', async (_, body) => {
+    const kind = await kindOf('clumsy', glow(body));
+    expect(() => kind.create()).toThrow(
+      /^The plugin clumsy@1\.2\.3 failed in create\(\) of adapters acme\/glow: Cannot read prop/,
+    );
+  });
+
+  test('also when it comes later', async () => {
+    const kind = await kindOf('late', glow('{ create: async () => { throw new Error("boom"); } }'));
+    await expect(kind.create()).rejects.toThrow('failed in create() of adapters acme/glow: boom');
+  });
+
+  test('stays as it is where it was raised on purpose', async () => {
+    const kind = await kindOf(
+      'strict',
+      glow(`{ create() {
+        throw Object.assign(new Error('give a rank'), { [Symbol.for('@attune/error')]: true });
+      } }`),
+    );
+    expect(() => kind.create()).toThrow(/^give a rank$/);
+  });
+});
+
+test('offline, the code of a plugin that declares the network is refused', async () => {
+  const online = write('online', { attune: { ...manifest, capabilities: ['network'] } });
+  const quiet = write('quiet', { attune: { ...manifest, capabilities: ['read-files'] } });
+  const get = (folder: string, offline: boolean) =>
+    new PluginLoader(findPlugins(fresh(), [folder]), { offline }).get('adapters', 'acme/glow');
+  await expect(get(online, true)).rejects.toThrow(/plugin online declares that it uses the network/);
+  expect(await get(online, false)).toEqual({ mark: 7 });
+  expect(await get(quiet, true)).toEqual({ mark: 7 });
 });

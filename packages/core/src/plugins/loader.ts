@@ -1,13 +1,14 @@
-/** Finds plugins by their manifests and imports the code of those in use. */
+/** The plugins of a project by id; the code of those in use is imported. */
 
-import { existsSync, readFileSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
 import { AttuneError, nearest } from '@attune/engine';
 
 import { checkFile } from '../stack/schema.ts';
-import { apiVersion, type ContributionKind, type FoundPlugin, readManifest } from './manifest.ts';
+import { attributed } from './hooks.ts';
+import { apiVersion, type ContributionKind, type FoundPlugin, speaks } from './manifest.ts';
+import { entryOf, readPackage } from './package.ts';
 import type { Plugin, PluginContributions } from './plugin.ts';
 
 /** Built-in ids may leave this scope out, and `pocket` is short for `pocket/pocket`. */
@@ -22,15 +23,23 @@ type Contribution<K extends ContributionKind> = K extends keyof PluginContributi
   ? NonNullable<PluginContributions[K]>[string]
   : never;
 
+export interface LoaderOptions {
+  /** Refuse the code of plugins that declare the capability `network`. */
+  readonly offline?: boolean;
+}
+
 /** The plugins of a project. Manifests are read at once, code at first use. */
 export class PluginLoader {
   readonly plugins: readonly FoundPlugin[];
+  readonly #offline: boolean;
   readonly #owners = new Map<string, FoundPlugin>();
   readonly #code = new Map<FoundPlugin, Promise<Plugin>>();
+  readonly #loaded = new Map<string, object>();
 
   /** Ids that two plugins claim are an error naming both. */
-  constructor(plugins: readonly FoundPlugin[]) {
+  constructor(plugins: readonly FoundPlugin[], { offline = false }: LoaderOptions = {}) {
     this.plugins = plugins;
+    this.#offline = offline;
     for (const plugin of plugins)
       for (const [kind, names] of Object.entries(plugin.manifest.contributes))
         for (const name of names) {
@@ -62,12 +71,14 @@ export class PluginLoader {
     if (!owner || !full)
       throw new AttuneError(
         'UNKNOWN_ID',
-        `No plugin contributes ${kind} "${id}"; known: ${this.ids(kind).join(', ') || 'none'}; nearest: ${nearest(id, this.ids(kind), 1).join() || 'none'}.`,
+        `No plugin contributes ${kind} "${id}"; known: ${this.ids(kind).join(', ') || 'none'}; nearest: ${nearest(id, this.ids(kind), 1).join() || 'none'}.${id.includes('/') ? ' Nothing is installed by itself: add the package that contributes it to the project.' : ''}`,
         { kind, id },
       );
+    const known = this.#loaded.get(`${kind}:${full}`);
+    if (known) return known as Contribution<K>;
     const plugin = await this.#import(owner);
     const name = full.slice(full.indexOf('/') + 1);
-    const value = (plugin.contributes as Record<string, Record<string, unknown> | undefined>)[
+    const value = (plugin.contributes as Record<string, Record<string, object> | undefined>)[
       kind
     ]?.[name];
     if (!value)
@@ -76,7 +87,9 @@ export class PluginLoader {
         `The plugin ${owner.package} declares ${kind} "${name}" in package.json, but its code does not contribute it.`,
         { plugin: owner.package, kind, name },
       );
-    return value as Contribution<K>;
+    const own = attributed(value, owner, `${kind} ${shortId(full)}`);
+    this.#loaded.set(`${kind}:${full}`, own);
+    return own as Contribution<K>;
   }
 
   /** A contribution that a recipe names with `use`, and the keys beside it, checked; `where` they stand. */
@@ -91,18 +104,30 @@ export class PluginLoader {
 
   #import(owner: FoundPlugin): Promise<Plugin> {
     let code = this.#code.get(owner);
-    if (!code) this.#code.set(owner, (code = load(owner)));
+    if (!code) this.#code.set(owner, (code = this.#load(owner)));
     return code;
+  }
+
+  async #load(owner: FoundPlugin): Promise<Plugin> {
+    if (this.#offline && owner.manifest.capabilities.includes('network'))
+      throw new AttuneError(
+        'PLUGIN_OFFLINE',
+        `The plugin ${owner.package} declares that it uses the network, and this run is offline: run without --offline, or leave it out.`,
+        { plugin: owner.package },
+      );
+    return loadPlugin(owner);
   }
 }
 
-async function load(owner: FoundPlugin): Promise<Plugin> {
+/** Imports a plugin's code; whatever is wrong with it is an error that names the package. */
+export async function loadPlugin(owner: FoundPlugin): Promise<Plugin> {
   try {
-    const entry = join(owner.folder, entryOf(readJson(join(owner.folder, 'package.json'))));
+    const entry = join(owner.folder, entryOf(readPackage(owner.folder)));
     const module = (await import(pathToFileURL(entry).href)) as { default?: Plugin };
     const plugin = module.default;
     if (!plugin?.contributes) throw new TypeError('it has no default export from definePlugin');
-    if (plugin.api !== apiVersion) throw new TypeError(`its code speaks api ${plugin.api}`);
+    if (!speaks(plugin.api))
+      throw new TypeError(`its code speaks api ${plugin.api}, this attune ${apiVersion}`);
     return plugin;
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
@@ -111,73 +136,5 @@ async function load(owner: FoundPlugin): Promise<Plugin> {
       `The plugin ${owner.package}@${owner.version} (${owner.folder}) cannot be loaded: ${reason}.`,
       { plugin: owner.package, reason },
     );
-  }
-}
-
-/** The main file of a package: what `import` of its name gives, wherever its folder lies. */
-function entryOf(json: unknown): string {
-  const { exports, main } = Object(json) as { exports?: unknown; main?: unknown };
-  const root = Object(exports) as { '.'?: unknown };
-  const found = exported(root['.'] ?? exports) ?? main;
-  return typeof found === 'string' ? found : 'index.js';
-}
-
-/** The target of an `exports` entry under the conditions of Node's `import`. */
-function exported(entry: unknown): string | undefined {
-  if (typeof entry === 'string') return entry;
-  for (const [condition, target] of Object.entries(Object(entry) as object))
-    if (['node', 'import', 'default'].includes(condition)) {
-      const found = exported(target);
-      if (found !== undefined) return found;
-    }
-  return undefined;
-}
-
-/** Plugins among the direct dependencies of the nearest package.json above `from`, and at `paths`. */
-export function findPlugins(from: string, paths: readonly string[] = []): FoundPlugin[] {
-  const found = new Map<string, FoundPlugin>();
-  const add = (folder: string): void => {
-    const plugin = readManifest(readJson(join(folder, 'package.json')), folder);
-    if (plugin) found.set(plugin.folder, plugin);
-  };
-  const project = nearestProject(resolve(from));
-  if (project) {
-    add(project);
-    const json = readJson(join(project, 'package.json')) as {
-      dependencies?: object;
-      devDependencies?: object;
-      optionalDependencies?: object;
-    };
-    const names = [json.dependencies, json.devDependencies, json.optionalDependencies].flatMap(
-      (group) => Object.keys(group ?? {}),
-    );
-    for (const name of names) {
-      const folder = join(project, 'node_modules', name);
-      if (existsSync(join(folder, 'package.json'))) add(folder);
-    }
-  }
-  for (const path of paths) {
-    const folder = resolve(from, path);
-    if (!existsSync(join(folder, 'package.json')))
-      throw new AttuneError('PLUGIN_PATH', `The plugin path ${folder} has no package.json.`, {
-        folder,
-      });
-    add(folder);
-  }
-  return [...found.values()];
-}
-
-function nearestProject(folder: string): string | undefined {
-  if (existsSync(join(folder, 'package.json'))) return folder;
-  const parent = dirname(folder);
-  return parent === folder ? undefined : nearestProject(parent);
-}
-
-function readJson(file: string): unknown {
-  try {
-    return JSON.parse(readFileSync(file, 'utf8'));
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new AttuneError('BAD_JSON', `${file} cannot be read: ${reason}.`, { file });
   }
 }

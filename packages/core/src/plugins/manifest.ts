@@ -22,12 +22,24 @@ export type ContributionKind = (typeof contributionKinds)[number];
 
 const Id = z.string().regex(/^[a-z][a-z0-9-]*$/, 'use lower-case letters, digits and -');
 
+const Version = z.int().positive();
+const Api = z.union([
+  Version,
+  z.tuple([Version, Version]).refine(([first, last]) => first <= last, 'the first, then the last'),
+]);
+
+/** Whether code for contract version `api` (or for a range of them) works with this core. */
+export function speaks(api: z.infer<typeof Api>): boolean {
+  const [first, last] = typeof api === 'number' ? [api, api] : api;
+  return first <= apiVersion && apiVersion <= last;
+}
+
 /** The `attune` key of a plugin's package.json. */
 export const PluginManifest = z.strictObject({
   /** First part of its ids: `scope/name`. */
   scope: Id,
-  /** The contract version it was written for. */
-  api: z.int().positive(),
+  /** The contract version it was written for, or the first and the last that it works with. */
+  api: Api,
   contributes: z.partialRecord(z.enum(contributionKinds), z.array(Id)),
   /** What it does beyond arithmetic: declared, shown, pinned; no sandbox is claimed. */
   capabilities: z.array(z.enum(['network', 'read-files', 'write-files'])).default([]),
@@ -63,10 +75,10 @@ export function readManifest(json: unknown, folder: string): FoundPlugin | undef
       `The plugin ${name} has a bad "attune" entry in package.json: ${z.prettifyError(manifest.error)}`,
       { plugin: name },
     );
-  if (manifest.data.api !== apiVersion)
+  if (!speaks(manifest.data.api))
     throw new AttuneError(
       'PLUGIN_API',
-      `The plugin ${name}@${version} was written for plugin api ${manifest.data.api}; this attune speaks ${apiVersion}. Install a version of ${name} for api ${apiVersion}.`,
+      `The plugin ${name}@${version} was written for plugin api ${[manifest.data.api].flat().join(' to ')}; this attune speaks ${apiVersion}. Install a version of ${name} for api ${apiVersion}.`,
       { plugin: name, api: manifest.data.api },
     );
   return { package: name, version, license, folder, manifest: manifest.data };

@@ -46,6 +46,16 @@ export interface Detection {
   readonly base?: string;
 }
 
+/** A setting under which the conformance kit examines a kind: what it cannot see by itself. */
+export interface KindExample {
+  /** Options of a stack entry. */
+  readonly options?: Readonly<Record<string, unknown>>;
+  /** False where a fresh adapter acts from the start. Default true. */
+  readonly startsAsIdentity?: boolean;
+  /** The net it acts on. Default `unet`. */
+  readonly net?: string;
+}
+
 /** A kind of adapter. */
 export interface AdapterKind<O = unknown> {
   /** Options of a stack entry beside the common keys. */
@@ -58,6 +68,8 @@ export interface AdapterKind<O = unknown> {
    */
   survey?(file: AdapterFile, model?: Model): Survey;
   create(request: AdapterRequest, options: O): Adapter;
+  /** For `attune plugin test`. Absent: one, with the options' defaults. */
+  readonly examples?: readonly KindExample[];
   /** The dialects that `write` knows. */
   readonly dialects?: readonly string[];
   /** A file of this kind in another dialect, its names resolved against the model it is for. */
@@ -173,6 +185,7 @@ export interface PluginContributions {
 }
 
 export interface Plugin {
+  /** The contract version its code was written for. */
   readonly api: number;
   readonly contributes: PluginContributions;
 }
