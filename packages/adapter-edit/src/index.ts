@@ -17,12 +17,22 @@ import { completed, inferredConfig, readOriginal } from './original.ts';
 export { EditConfig } from './config.ts';
 export { edit, type EditOptions } from './edit.ts';
 
+/** Options of a stack entry go over the file's config: only what is given, no defaults. */
+const Options = z.strictObject(
+  Object.fromEntries(
+    Object.entries(EditConfig.shape).map(([key, field]) => [
+      key,
+      (field instanceof z.ZodDefault ? field.unwrap() : field).optional(),
+    ]),
+  ),
+);
+
 export default definePlugin({
   api: 1,
   contributes: {
     adapters: {
       edit: adapterKind({
-        options: z.looseObject({}),
+        options: Options,
         detect: ({ weights }) => {
           const original = readOriginal(weights);
           const known = original?.weights ?? weights;

@@ -12,9 +12,11 @@ import { editCommand } from './commands/edit.ts';
 import { evalCommand } from './commands/eval.ts';
 import { generateCommand } from './commands/generate.ts';
 import { inspectCommand } from './commands/inspect.ts';
+import { pluginCommand } from './commands/plugin.ts';
 import { probeCommand } from './commands/probe.ts';
 import { tokenizeCommand } from './commands/tokenize.ts';
 import { trainCommand } from './commands/train.ts';
+import { goOffline } from './session.ts';
 import { printable, say } from './terminal.ts';
 
 /** Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input. */
@@ -38,9 +40,16 @@ export async function main(argv: readonly string[]): Promise<number> {
     probeCommand,
     tokenizeCommand,
     doctorCommand,
+    pluginCommand,
   ])
     program.addCommand(command());
-  for (const command of program.commands) command.exitOverride();
+  for (const command of program.commands.flatMap((one) => [one, ...one.commands])) {
+    command.exitOverride();
+    const own = command.options.some(({ long }) => long === '--offline');
+    if (!own && command.commands.length === 0)
+      command.option('--offline', 'refuse plugins that declare the use of the network');
+  }
+  program.hook('preAction', (_, command) => goOffline(command.opts().offline === true));
   try {
     await program.parseAsync(argv, { from: 'user' });
     return 0;
@@ -65,4 +74,7 @@ const ownFailures = new Set([
   'RELEASED',
   'INTERRUPTED',
   'WRITE_FAILED',
+  'PLUGIN_HOOK',
+  'PLUGIN_INVALID',
+  'PLUGIN_LAWS',
 ]);

@@ -157,15 +157,15 @@ describe('loading plugins', () => {
   });
 });
 
-describe('what a hook throws', () => {
-  const kindOf = async (name: string, code: string) =>
-    (await loaderOf(write(name, { code })).get('adapters', 'acme/glow')) as unknown as Record<
-      string,
-      () => unknown
-    >;
-  const glow = (body: string) =>
-    `export default { api: 1, contributes: { adapters: { glow: ${body} } } };`;
+const kindOf = async (name: string, code: string) =>
+  (await loaderOf(write(name, { code })).get('adapters', 'acme/glow')) as unknown as Record<
+    string,
+    () => unknown
+  >;
+const glow = (body: string) =>
+  `export default { api: 1, contributes: { adapters: { glow: ${body} } } };`;
 
+describe('what a hook throws', () => {
   test.each([
     ['an object', '{ mark: 7, create() { return this.mark.no.such; } }'],
     ['a frozen object', 'Object.freeze({ mark: 7, create() { return this.mark.no.such; } })'],
@@ -193,12 +193,15 @@ describe('what a hook throws', () => {
   });
 });
 
+const get = (folder: string, offline: boolean) =>
+  new PluginLoader(findPlugins(fresh(), [folder]), { offline }).get('adapters', 'acme/glow');
+
 test('offline, the code of a plugin that declares the network is refused', async () => {
   const online = write('online', { attune: { ...manifest, capabilities: ['network'] } });
   const quiet = write('quiet', { attune: { ...manifest, capabilities: ['read-files'] } });
-  const get = (folder: string, offline: boolean) =>
-    new PluginLoader(findPlugins(fresh(), [folder]), { offline }).get('adapters', 'acme/glow');
-  await expect(get(online, true)).rejects.toThrow(/plugin online declares that it uses the network/);
+  await expect(get(online, true)).rejects.toThrow(
+    /plugin online declares that it uses the network/,
+  );
   expect(await get(online, false)).toEqual({ mark: 7 });
   expect(await get(quiet, true)).toEqual({ mark: 7 });
 });

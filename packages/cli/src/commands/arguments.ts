@@ -54,3 +54,13 @@ export const runtimeOf = ({
 export const samplers = "ddim, euler, dpmpp-2m, lcm or a plugin's";
 
 export const devices: readonly Device[] = ['cpu', 'cuda', 'webgpu', 'dml', 'coreml'];
+
+/** Gathers an option that may be repeated. */
+export const collect = (text: string, before: readonly string[]): readonly string[] => [
+  ...before,
+  text,
+];
+
+/** `key=value` settings as YAML (`clips=35`, `seeds=[0, 1]`). */
+export const settingsOf = (settings: readonly string[]): string =>
+  settings.map((setting) => setting.replace('=', ': ')).join('\n') || '{}';

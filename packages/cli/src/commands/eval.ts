@@ -18,7 +18,7 @@ import { z } from 'zod';
 import { openSession } from '../session.ts';
 import { readStack } from '../stack.ts';
 import { pace, progress } from '../terminal.ts';
-import { devices, positive, runtimeOf } from './arguments.ts';
+import { collect, devices, positive, runtimeOf, settingsOf } from './arguments.ts';
 
 interface Options {
   readonly stack: readonly string[];
@@ -28,8 +28,6 @@ interface Options {
   readonly threads?: number;
   readonly json?: boolean;
 }
-
-const collect = (text: string, before: readonly string[]): readonly string[] => [...before, text];
 
 export const evalCommand = (): Command =>
   new Command('eval')
@@ -57,7 +55,10 @@ function named(text: string): { name: string; file: string } {
 
 async function evalAction(suite: string, options: Options): Promise<void> {
   const { loader, runtime } = openSession(runtimeOf(options));
-  const given = { ...settingsOf(options.set), use: suite };
+  const given = {
+    ...parseYaml(z.record(z.string(), z.unknown()), settingsOf(options.set), '--set'),
+    use: suite,
+  };
   const { kind, options: settings } = await loader.configured('suites', given, '--set');
   const contestants: Contestant[] = [];
   for (const { name, file } of options.stack.map(named)) {
@@ -86,13 +87,4 @@ async function evalAction(suite: string, options: Options): Promise<void> {
   const json = `${JSON.stringify(data, null, 2)}\n`;
   if (options.out) writeFileSync(options.out, options.out.endsWith('.json') ? json : `${text}\n`);
   process.stdout.write(options.json ? json : `${text}\n`);
-}
-
-/** `key=value` settings; values are read as YAML (`clips=35`, `seeds=[0, 1]`). */
-function settingsOf(settings: readonly string[]): Record<string, unknown> {
-  return parseYaml(
-    z.record(z.string(), z.unknown()),
-    settings.map((setting) => setting.replace('=', ': ')).join('\n') || '{}',
-    '--set',
-  );
 }

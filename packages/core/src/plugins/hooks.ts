@@ -10,7 +10,7 @@ import type { FoundPlugin } from './manifest.ts';
  */
 export function attributed<T extends object>(value: T, owner: FoundPlugin, id: string): T {
   const hooks: Record<PropertyKey, PropertyDescriptor> = {};
-  for (let at: object = value; at !== Object.prototype; ) {
+  for (let at: object = value; at !== Object.prototype;) {
     for (const key of Reflect.ownKeys(at)) {
       const hook: unknown = Reflect.get(value, key);
       if (typeof hook !== 'function' || key === 'constructor' || key in hooks) continue;
