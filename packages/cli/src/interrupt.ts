@@ -2,12 +2,15 @@
 
 import { say } from './terminal.ts';
 
-/** Runs `work` with a signal that fires at Ctrl-C. */
-export async function untilInterrupted<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+/** Runs `work` with a signal that fires at Ctrl-C; `what` says when it stops. */
+export async function untilInterrupted<T>(
+  work: (signal: AbortSignal) => Promise<T>,
+  what = 'stopping after this step',
+): Promise<T> {
   const stop = new AbortController();
   const onInterrupt = () => {
     if (stop.signal.aborted) process.exit(130);
-    say('stopping after this step; press Ctrl-C again to quit at once');
+    say(`${what}; press Ctrl-C again to quit at once`);
     stop.abort();
   };
   process.on('SIGINT', onInterrupt);

@@ -14,6 +14,7 @@ import { generateCommand } from './commands/generate.ts';
 import { inspectCommand } from './commands/inspect.ts';
 import { pluginCommand } from './commands/plugin.ts';
 import { probeCommand } from './commands/probe.ts';
+import { pullCommand } from './commands/pull.ts';
 import { tokenizeCommand } from './commands/tokenize.ts';
 import { trainCommand } from './commands/train.ts';
 import { goOffline } from './session.ts';
@@ -39,6 +40,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     inspectCommand,
     probeCommand,
     tokenizeCommand,
+    pullCommand,
     doctorCommand,
     pluginCommand,
   ])
@@ -77,4 +79,8 @@ const ownFailures = new Set([
   'PLUGIN_HOOK',
   'PLUGIN_INVALID',
   'PLUGIN_LAWS',
+  'NO_SPACE',
+  'NETWORK',
+  'BAD_DOWNLOAD',
+  'BAD_LISTING',
 ]);

@@ -3,7 +3,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
-import { parseYaml, StackFile } from '@attune/core';
+import { isHubReference, parseYaml, pulled, StackFile } from '@attune/core';
 import { AttuneError, type RuntimeOptions } from '@attune/engine';
 
 import { type CommandSession, openSession } from './session.ts';
@@ -14,16 +14,22 @@ export interface StackArgument {
   readonly folder: string;
 }
 
-/** A stack file, a bundled stack's id, or a model by folder, file or bundled id as a stack without adapters. */
+/**
+ * A stack file, a bundled stack's id, or a model by folder, file or bundled id as a stack without adapters.
+ * Files and folders may be `hf:owner/name[@revision][:file]`, as far as the cache has them.
+ */
 export async function readStack(name: string): Promise<StackArgument> {
-  const path = resolve(name);
+  const path = resolve(pulled(name));
   const found = existsSync(path) ? statSync(path) : undefined;
   if (/\.ya?ml$/.test(name)) {
     if (!found?.isFile())
       throw new AttuneError('MISSING_FILE', `${name} ${found ? 'is no file' : 'does not exist'}.`);
     return fromFile(path, name);
   }
-  if (found) return { stack: StackFile.parse({ backbone: path }), folder: process.cwd() };
+  if (found) {
+    const backbone = isHubReference(name) ? name : path;
+    return { stack: StackFile.parse({ backbone }), folder: process.cwd() };
+  }
   const { loader } = openSession();
   if (loader.ids('stacks').includes(name))
     return fromFile((await loader.get('stacks', name)).file(), name);

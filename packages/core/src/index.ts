@@ -70,9 +70,27 @@ export {
   suiteKind,
   type Verdict,
 } from './plugins/plugin.ts';
-export { readJson, readPart, readWeights } from './models/folder.ts';
+export {
+  cachedCommit,
+  cachedPath,
+  type Environment,
+  hubCache,
+  hubHome,
+  pulled,
+  type RepoFolders,
+  repoFolders,
+} from './hub/cache.ts';
+export {
+  type HubReference,
+  hubReferenceText,
+  isCommit,
+  isHubReference,
+  isInside,
+  parseHubReference,
+} from './hub/reference.ts';
+export { readJson, readPart, readWeights, weightName, weightVariants } from './models/folder.ts';
 export { createContainer, LoaderToken, RuntimeToken } from './container.ts';
-export { loadModel } from './models/load.ts';
+export { loadModel, modelParts } from './models/load.ts';
 export { nominalDims } from './models/net.ts';
 export { type LoaderOptions, loadPlugin, PluginLoader } from './plugins/loader.ts';
 export {
@@ -100,7 +118,7 @@ export {
   type SurveyedModule,
   surveyNets,
 } from './plugins/survey.ts';
-export { openSampler, openStack, readAdapterFile } from './stack/open.ts';
+export { backbonePaths, openSampler, openStack, readAdapterFile } from './stack/open.ts';
 export {
   checkFile,
   parseYaml,

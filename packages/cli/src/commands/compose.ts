@@ -5,9 +5,12 @@ import { basename, dirname, extname, relative, resolve } from 'node:path';
 
 import {
   inventory,
+  isCommit,
+  isHubReference,
   type Model,
   nominalDims,
   type PluginLoader,
+  pulled,
   type StackEntry,
   type StackFile,
   stackText,
@@ -30,10 +33,13 @@ interface Options {
 export const composeCommand = (): Command =>
   new Command('compose')
     .description('stack adapters on a model and write the stack file')
-    .argument('<base>', 'a model folder, a bundled model, or a stack.yaml to stack on')
+    .argument(
+      '<base>',
+      'a model folder, a bundled model, hf:owner/name, or a stack.yaml to stack on',
+    )
     .argument(
       '[adapters...]',
-      'in order: file or folder, as [name=]path[@strength] or name:kind=path[@strength]',
+      'in order: file, folder or hf:…, as [name=]path[@strength] or name:kind=path[@strength]',
     )
     .option('-o, --out <stack.yaml>', 'where to write; its paths are relative to it')
     .option('--check', 'open the stack and say what acts where; writes nothing without --out')
@@ -59,12 +65,13 @@ async function composeAction(
   const { stack, folder, loader } = await openStackSession(base);
   const entries: StackEntry[] = [...stack.adapters];
   const target = resolve(dirname(out ?? base));
-  const moved = (path: string): string => relative(target, resolve(folder, path)) || '.';
+  const moved = (path: string): string => placed(resolve(folder, path), target, path);
   const whole: StackFile = {
     ...stack,
-    backbone: loader.ids('backbones').includes(stack.backbone)
-      ? stack.backbone
-      : place(moved(stack.backbone)),
+    backbone:
+      loader.ids('backbones').includes(stack.backbone) || isHubReference(stack.backbone)
+        ? stack.backbone
+        : place(moved(stack.backbone)),
     ...(stack.config === undefined ? {} : { config: moved(stack.config) }),
     adapters: entries.map((entry) =>
       entry.from === undefined ? entry : { ...entry, from: moved(entry.from) },
@@ -100,12 +107,25 @@ interface Place {
 const syntax =
   /^(?:(?<name>[A-Za-z_][\w-]*)(?::(?<use>[\w-]+(?:\/[\w-]+)?))?=)?(?<path>.+?)(?:@(?<strength>[-+\w.]+))?$/;
 
+/** The parts of an argument. After an hf: reference only a number is a strength: `@v1.0` is its revision. */
+function partsOf(spec: string): Partial<Record<string, string>> | undefined {
+  const parts = syntax.exec(spec)?.groups;
+  const { path = '', strength } = parts ?? {};
+  if (!isHubReference(path) || strength === undefined) return parts;
+  const isStrength = Number.isFinite(Number(strength)) && !isCommit(strength);
+  return isStrength ? parts : { ...parts, path: `${path}@${strength}`, strength: undefined };
+}
+
+/** A path for the stack file: relative to it, or the hub's reference as it is. */
+const placed = (whole: string, target: string, given: string): string =>
+  isHubReference(given) ? given : relative(target, whole) || '.';
+
 /** One argument as an entry; its kind is what `inspect` says the file is, unless it is given. */
 async function entryOf(spec: string, { target, loader, taken }: Place): Promise<StackEntry> {
   // A path that exists may hold any character, also "=" and "@".
-  const parts = existsSync(spec) ? { path: spec } : syntax.exec(spec)?.groups;
+  const parts = existsSync(spec) ? { path: spec } : partsOf(spec);
   const path = parts?.path;
-  if (!path || !existsSync(path))
+  if (!path || !existsSync(pulled(path)))
     throw new AttuneError('MISSING_FILE', `${path ?? spec} does not exist (from "${spec}").`);
   const strength = parts.strength === undefined ? undefined : Number(parts.strength);
   if (strength !== undefined && !Number.isFinite(strength))
@@ -121,7 +141,7 @@ async function entryOf(spec: string, { target, loader, taken }: Place): Promise<
   return {
     ...(name === own ? {} : { name }),
     use,
-    from: relative(target, resolve(path)) || '.',
+    from: placed(resolve(path), target, path),
     ...(strength === undefined ? {} : { strength }),
   };
 }
@@ -132,7 +152,7 @@ const plain = (path: string): string =>
     .replace(/^(?![A-Za-z_])/, '_');
 
 async function kindOf(path: string, loader: PluginLoader): Promise<string> {
-  const { verdict, kind, reason, fix } = await inspect(path, { loader });
+  const { verdict, kind, reason, fix } = await inspect(pulled(path), { loader });
   if (verdict === 'refused')
     throw new AttuneError('REFUSED', printable(`${path} is refused: ${reason}. Way out: ${fix}.`));
   if (kind !== null && loader.ids('adapters').includes(kind)) return kind;

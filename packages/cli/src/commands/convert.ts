@@ -10,6 +10,7 @@ import {
   materialize,
   type Model,
   nominalDims,
+  pulled,
   readAdapterFile,
   type Written,
 } from '@attune/core';
@@ -66,7 +67,8 @@ async function convertAction(
   const session = await openStackSession(base);
   const { loader, runtime } = session;
   const model = await openWhole(session, loader);
-  const verdict = await inspect(from, { loader, base: model });
+  const path = pulled(from);
+  const verdict = await inspect(path, { loader, base: model });
   if (verdict.verdict === 'refused')
     throw new AttuneError(
       'REFUSED',
@@ -79,7 +81,7 @@ async function convertAction(
       'NO_DIALECT',
       `${from} is a ${verdict.kind}, which cannot be written as ${to}; known: ${kind?.dialects?.join(', ') || 'no dialect'}.`,
     );
-  const file = readAdapterFile(from);
+  const file = readAdapterFile(path);
   const written = await kind.write({
     file,
     model,

@@ -1,5 +1,6 @@
 /** attune inspect: what a file is, whether it loads, and why not. */
 
+import { pulled } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
@@ -18,7 +19,10 @@ interface Options {
 export const inspectCommand = (): Command =>
   new Command('inspect')
     .description('say what a file, a folder or a stack is and whether it can be loaded')
-    .argument('<file|folder|stack>', 'a weight file, a folder or a stack.yaml')
+    .argument(
+      '<file|folder|stack>',
+      'a weight file, a folder, a stack.yaml, or hf:owner/name after a pull',
+    )
     .option('--base <stack|model>', 'the model to fit it against, with adapters before it')
     .option('--deep', 'read the values of big files, too: NaN, infinity, zero effect')
     .option('--json', 'the verdict as one JSON object on stdout')
@@ -31,11 +35,12 @@ async function inspectAction(file: string, { base, deep, json }: Options): Promi
     {},
     argument ? { folder: argument.folder, paths: argument.stack.plugins } : {},
   );
-  const verdict = await inspect(file, {
+  const found = await inspect(pulled(file), {
     loader,
     ...(deep ? { deep } : {}),
     ...(argument ? { base: await openWhole(argument, loader) } : {}),
   });
+  const verdict = { ...found, file };
   if (json) console.log(JSON.stringify(verdict));
   else for (const line of describe(verdict, base)) console.log(printable(line));
   if (verdict.verdict === 'refused')

@@ -1,9 +1,9 @@
 /** attune tokenize: the ids a model's text encoder is fed. */
 
 import { existsSync, statSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 
-import { loadModel, openStack, type PluginLoader, Tokenizer } from '@attune/core';
+import { backbonePaths, loadModel, openStack, type PluginLoader, Tokenizer } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
@@ -58,14 +58,9 @@ async function tokenizerOf(
     const { tokenizer } = await openStack(stack, folder, loader);
     if (tokenizer) return tokenizer;
   }
-  const bundled = loader.ids('backbones').includes(stack.backbone);
-  const path = bundled
-    ? (await loader.get('backbones', stack.backbone)).folder()
-    : resolve(folder, stack.backbone);
-  if (statSync(path, { throwIfNoEntry: false })?.isFile()) {
-    const config = stack.config === undefined ? {} : { config: resolve(folder, stack.config) };
+  const { path, ...config } = await backbonePaths(stack, folder, loader);
+  if (statSync(path, { throwIfNoEntry: false })?.isFile())
     return (await loadModel(path, config)).tokenizer!;
-  }
   const found = [join(path, 'tokenizer'), path].find((at) =>
     ['tokenizer.json', 'vocab.json'].some((file) => existsSync(join(at, file))),
   );

@@ -68,6 +68,27 @@ const hasWeights = (folder: string): boolean =>
 
 const STEMS = ['diffusion_pytorch_model', 'model', 'pytorch_model', 'adapter_model'];
 
+/** Sets of weights that a folder may hold, in the order they are taken: plain, half precision, without averaging. */
+export const weightVariants = ['', 'fp16', 'non_ema'] as const;
+
+export interface WeightName {
+  /** The empty one is plain. */
+  readonly variant: string;
+  readonly kind: 'safetensors' | 'bin';
+}
+
+const weightPattern = new RegExp(
+  `^(?:${STEMS.join('|')})(?:-\\d+-of-\\d+)?(?:\\.(?<variant>\\w+?))?(?:-\\d+-of-\\d+)?` +
+    `\\.(?<kind>safetensors|bin)(?:\\.index(?:\\.(?<late>\\w+))?\\.json)?$`,
+);
+
+/** A standard name of weights, of one of their shards or of the index of those; undefined for any other name. */
+export function weightName(file: string): WeightName | undefined {
+  const { variant, late, kind } = weightPattern.exec(file)?.groups ?? {};
+  if (kind === undefined) return undefined;
+  return { variant: variant ?? late ?? '', kind: kind as WeightName['kind'] };
+}
+
 /**
  * The weights of a folder: one file or a sharded index, plain before fp16, safetensors before the pickles
  * that older repositories have.
@@ -76,7 +97,7 @@ export function readWeights(folder: string): Weights {
   const names = existsSync(folder) && statSync(folder).isDirectory() ? readdirSync(folder) : [];
   for (const kind of ['safetensors', 'bin'])
     for (const stem of STEMS)
-      for (const variant of ['', '.fp16', '.non_ema']) {
+      for (const variant of weightVariants.map((one) => one && `.${one}`)) {
         const file = `${stem}${variant}.${kind}`;
         if (names.includes(file)) return Weights.fromFile(join(folder, file));
         const index = [`${stem}.${kind}.index${variant}.json`, `${file}.index.json`].find((n) =>

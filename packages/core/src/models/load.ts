@@ -59,10 +59,10 @@ const families: Readonly<Record<string, NetKind>> = {
 };
 
 /** Parts of a folder, and the first part of their parameters' names. */
-const parts = ['unet', 'vae', 'text_encoder'] as const;
+export const modelParts = ['unet', 'vae', 'text_encoder'] as const;
 
 /** The part that a class is, for a folder that is one part by itself. */
-const partOf: Readonly<Record<string, (typeof parts)[number]>> = {
+const partOf: Readonly<Record<string, (typeof modelParts)[number]>> = {
   UNet2DConditionModel: 'unet',
   AutoencoderKL: 'vae',
   AutoencoderTiny: 'vae',
@@ -89,7 +89,7 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
 }
 
 async function loadFolder(folder: string, { fresh = false, loader }: LoadOptions): Promise<Model> {
-  const found: Named[] = parts
+  const found: Named[] = modelParts
     .filter((name) => existsSync(join(folder, name, 'config.json')))
     .map((name) => ({ name, part: readPart(join(folder, name), { fresh }) }));
   if (found.length === 0 && existsSync(join(folder, 'config.json'))) {
@@ -101,7 +101,7 @@ async function loadFolder(folder: string, { fresh = false, loader }: LoadOptions
   if (found.length === 0)
     throw new AttuneError(
       'NO_MODEL',
-      `${folder} is no model folder: none of ${parts.map((name) => `${name}/config.json`).join(', ')} is there.`,
+      `${folder} is no model folder: none of ${modelParts.map((name) => `${name}/config.json`).join(', ')} is there.`,
       { folder },
     );
   return { ...(await assemble(found, loader)), ...(await companions(folder)) };

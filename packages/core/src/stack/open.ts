@@ -1,11 +1,12 @@
 /** A stack file as a model: the backbone loaded, each adapter created by its plugin. */
 
 import { existsSync, statSync } from 'node:fs';
-import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 
 import { AttuneError, Weights } from '@attune/engine';
 
 import { compose } from '../adapters/compose.ts';
+import { pulled } from '../hub/cache.ts';
 import { readJson, readWeights } from '../models/folder.ts';
 import { loadModel } from '../models/load.ts';
 import type { Model } from '../models/model.ts';
@@ -25,21 +26,18 @@ export interface OpenOptions {
   readonly readMask?: ReadMask;
 }
 
-/** Opens a stack; paths are relative to `folder`. */
+/** Opens a stack; paths are relative to `folder`, or name what was pulled from a hub (`hf:owner/name`). */
 export async function openStack(
   stack: StackFile,
   folder: string,
   loader: PluginLoader,
   { fresh = false, stills = false, readMask = readTensorMask }: OpenOptions = {},
 ): Promise<Model> {
-  const bundled = loader.ids('backbones').includes(stack.backbone);
-  const path = bundled
-    ? (await loader.get('backbones', stack.backbone)).folder()
-    : resolve(folder, stack.backbone);
+  const { path, config } = await backbonePaths(stack, folder, loader);
   const loaded = await loadModel(path, {
     fresh,
     loader,
-    ...(stack.config === undefined ? {} : { config: resolve(folder, stack.config) }),
+    ...(config === undefined ? {} : { config }),
   });
   let model: Model = {
     ...loaded,
@@ -56,9 +54,7 @@ export async function openStack(
       {
         name: name ?? use.slice(use.indexOf('/') + 1),
         model,
-        ...(from === undefined
-          ? {}
-          : { file: readAdapterFile(isAbsolute(from) ? from : join(folder, from)) }),
+        ...(from === undefined ? {} : { file: readAdapterFile(placeOf(from, folder)) }),
         ...(strength === undefined
           ? {}
           : {
@@ -101,6 +97,22 @@ function checkPlan(plan: Plan, use: string): Plan {
     `The sampler ${use} made a plan that cannot be run: ${fault ?? 'it has no steps or no finite start'}. Take another sampler, or other settings for it.`,
     { use },
   );
+}
+
+/** Where a path of a stack file leads: relative to its folder, or into the cache of a hub. */
+const placeOf = (path: string, folder: string): string => resolve(folder, pulled(path));
+
+/** Where a stack's backbone lies, and the folder whose configs it takes. */
+export async function backbonePaths(
+  { backbone, config }: Pick<StackFile, 'backbone' | 'config'>,
+  folder: string,
+  loader: PluginLoader,
+): Promise<{ readonly path: string; readonly config?: string }> {
+  const bundled = loader.ids('backbones').includes(backbone);
+  return {
+    path: bundled ? (await loader.get('backbones', backbone)).folder() : placeOf(backbone, folder),
+    ...(config === undefined ? {} : { config: placeOf(config, folder) }),
+  };
 }
 
 /** Names that a checkpoint has beside its config, in a folder of its own. */

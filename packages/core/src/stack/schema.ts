@@ -34,7 +34,7 @@ export const StackEntry = z.looseObject({
   name: z.string().optional(),
   /** A built-in id (`lora`) or `scope/name`. */
   use: z.string(),
-  /** A file or folder, relative to the stack file. */
+  /** A file or folder, relative to the stack file, or `hf:owner/name[@revision][:file]`, pulled before. */
   from: z.string().optional(),
   strength: StrengthEntry.optional(),
   train: Train.optional(),
@@ -59,7 +59,7 @@ export const Sampling = z.strictObject({
 export type Sampling = z.infer<typeof Sampling>;
 
 export const StackFile = z.strictObject({
-  /** A model folder or a single-file checkpoint, relative to the stack file, or a bundled model's id. */
+  /** A model folder or a single-file checkpoint, relative to the stack file or `hf:…`, or a bundled model's id. */
   backbone: z.string(),
   /** For a single-file checkpoint: the model folder whose configs, scheduler and tokenizer it takes. */
   config: z.string().optional(),
