@@ -17,9 +17,12 @@ import { join, resolve } from 'node:path';
 
 import { repoFolders } from '@attune/core';
 import { Rng } from '@attune/engine';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 
 import { HubStub, sha256, type StubFile } from './hub-stub.ts';
+
+// Most tests start several processes.
+vi.setConfig({ testTimeout: 240_000 });
 
 const bin = resolve('packages/cli/bin/attune.js');
 const fixtures = resolve('test/parity/fixtures/compose/pocket');
@@ -267,6 +270,16 @@ test('failures end with 1 or 2 and one line', async () => {
   stub.fault = ({ host }) => (host === 'cdn' ? { body: Buffer.alloc(big.length) } : undefined);
   const lied = await attune(['pull', 'hf:acme/big'], cache);
   expect([lied.status, lied.stderr]).toEqual([1, expect.stringMatching(/twice over/)]);
+});
+
+test('of a part of a model that is used as the whole, what is lacking is said', async () => {
+  const cache = freshCache();
+  expect((await attune(['pull', 'hf:acme/base:tokenizer'], cache)).status).toBe(0);
+  const { status, stderr } = await attune(['compose', 'hf:acme/base', '--check'], cache);
+  expect([status, stderr]).toEqual([
+    2,
+    expect.stringMatching(/is no model folder.* the rest comes with: attune pull hf:acme\/base\n$/),
+  ]);
 });
 
 test('hf: names a model and adapters in compose, inspect, convert and stack files', async () => {

@@ -7,6 +7,7 @@ import { AttuneError, Weights } from '@attune/engine';
 
 import { compose } from '../adapters/compose.ts';
 import { pulled } from '../hub/cache.ts';
+import { isHubReference } from '../hub/reference.ts';
 import { readJson, readWeights } from '../models/folder.ts';
 import { loadModel } from '../models/load.ts';
 import type { Model } from '../models/model.ts';
@@ -34,11 +35,9 @@ export async function openStack(
   { fresh = false, stills = false, readMask = readTensorMask }: OpenOptions = {},
 ): Promise<Model> {
   const { path, config } = await backbonePaths(stack, folder, loader);
-  const loaded = await loadModel(path, {
-    fresh,
-    loader,
-    ...(config === undefined ? {} : { config }),
-  });
+  const loaded = await fromHub(stack.backbone, () =>
+    loadModel(path, { fresh, loader, ...(config === undefined ? {} : { config }) }),
+  );
   let model: Model = {
     ...loaded,
     ...(stack.train ? { train: stack.train } : {}),
@@ -50,15 +49,19 @@ export async function openStack(
     if (stills && still === false) continue;
     const kind = await loader.get('adapters', use);
     const options = checkFile(kind.options, rest, `adapter ${name ?? use}`);
+    const file =
+      from === undefined
+        ? undefined
+        : await fromHub(from, () => readAdapterFile(placeOf(from, folder)));
     const adapter = kind.create(
       {
         name: name ?? use.slice(use.indexOf('/') + 1),
         model,
-        ...(from === undefined ? {} : { file: readAdapterFile(placeOf(from, folder)) }),
+        ...(file ? { file } : {}),
         ...(strength === undefined
           ? {}
           : {
-              strength: await readStrength(strength, (file) => resolve(folder, file), readMask),
+              strength: await readStrength(strength, (mask) => resolve(folder, mask), readMask),
             }),
         ...(train === undefined ? {} : { train }),
       },
@@ -101,6 +104,19 @@ function checkPlan(plan: Plan, use: string): Plan {
 
 /** Where a path of a stack file leads: relative to its folder, or into the cache of a hub. */
 const placeOf = (path: string, folder: string): string => resolve(folder, pulled(path));
+
+/** Reads what a path names. Where a hub's snapshot lacks a file, the cache may hold a part of it: that is said. */
+async function fromHub<T>(path: string, read: () => T | Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (error) {
+    const lacks = AttuneError.is(error) && /^(MISSING_FILE|NO_MODEL|NO_WEIGHTS)$/.test(error.code);
+    if (!isHubReference(path) || !lacks) throw error;
+    const { code, message, facts } = error;
+    const fix = `The cache may hold a part of it only; the rest comes with: attune pull ${path}`;
+    throw new AttuneError(code, `${message} ${fix}`, facts);
+  }
+}
 
 /** Where a stack's backbone lies, and the folder whose configs it takes. */
 export async function backbonePaths(
