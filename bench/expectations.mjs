@@ -104,8 +104,8 @@ function work(model, net, dims) {
 }
 
 const tera = (n) => (n / 1e12).toFixed(2);
+const line = (cells) => `| ${cells.join(' | ')} |`;
 const table = (head, rows) => {
-  const line = (cells) => `| ${cells.join(' | ')} |`;
   console.log([line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n'), '\n');
 };
 

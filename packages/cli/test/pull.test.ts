@@ -22,7 +22,7 @@ import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { HubStub, sha256, type StubFile } from './hub-stub.ts';
 
 // Most tests start several processes.
-vi.setConfig({ testTimeout: 240_000 });
+vi.setConfig({ testTimeout: 300_000 });
 
 const bin = resolve('packages/cli/bin/attune.js');
 const fixtures = resolve('test/parity/fixtures/compose/pocket');
@@ -326,10 +326,12 @@ adapters:
       join(cache, 'look.kohya.safetensors'),
     ],
   ];
-  for (const args of runs) {
-    const { status, stderr } = await attune(args, cache);
-    expect([status, stderr]).toEqual([0, expect.not.stringContaining('attune:')]);
-  }
+  await Promise.all(
+    runs.map(async (args) => {
+      const { status, stderr } = await attune(args, cache);
+      expect([status, stderr]).toEqual([0, expect.not.stringContaining('attune:')]);
+    }),
+  );
   // The same stack by paths gives the same verdict, but for the name.
   const local = join(cache, 'local.yaml');
   cpSync(stack, local);

@@ -48,7 +48,10 @@ export async function fetchBlob(request: BlobRequest): Promise<boolean> {
       async () => {
         if ((await bytesAt(blob)) === file.size) return false;
         await fetchChecked(request, partial(blob));
-        await rename(partial(blob), blob);
+        await rename(partial(blob), blob).catch(async (error: unknown) => {
+          // A process that was stopped for long loses its lock; another one was done meanwhile.
+          if ((await bytesAt(blob)) !== file.size) throw error;
+        });
         return true;
       },
       {
