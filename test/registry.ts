@@ -8,6 +8,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -121,9 +122,18 @@ async function answers(url: string): Promise<boolean> {
   }
 }
 
-/** Builds the packages' types where there are none yet. */
+/** Builds the packages' types unless they are there and newer than the sources. */
 export function buildTypes(): void {
-  if (!existsSync('packages/pocket/dist/index.d.ts'))
+  const stale = readdirSync('packages').some((name) => {
+    const types = join('packages', name, 'dist', 'index.d.ts');
+    if (!existsSync(types)) return true;
+    const sources = join('packages', name, 'src');
+    const built = statSync(types).mtimeMs;
+    return readdirSync(sources, { recursive: true, encoding: 'utf8' }).some(
+      (file) => statSync(join(sources, file)).mtimeMs > built,
+    );
+  });
+  if (stale)
     done(process.execPath, [resolve('node_modules/tsup/dist/cli-default.js'), '--silent'], '.');
 }
 

@@ -50,6 +50,7 @@ export {
 export {
   type AdapterFile,
   type AdapterKind,
+  type AdapterRequest,
   type WriteRequest,
   type Written,
   adapterKind,
@@ -60,6 +61,7 @@ export {
   type KindExample,
   type NetKind,
   netKind,
+  type ObjectiveKind,
   objectiveKind,
   type SamplerKind,
   samplerKind,
