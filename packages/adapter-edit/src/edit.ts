@@ -67,14 +67,26 @@ function portsOf(config: EditConfig): Ports {
   const factor = 2 ** (config.conditioning_embedding_out_channels.length - 1);
   const channels = config.conditioning_channels;
   return {
-    image: { per: 'frame', shape: ({ H, W }) => [channels, H * factor, W * factor] },
+    image: {
+      per: 'frame',
+      about: 'the picture that is edited, RGB in [0, 1]',
+      shape: ({ H, W }) => [channels, H * factor, W * factor],
+    },
     encoder_hidden_states: {
       per: 'clip',
+      about: 'text states of the instruction',
       shape: ({ L }) => [L, Number(config.cross_attention_dim)],
       defaultTo: 'encoder_hidden_states',
     },
     ...(config.num_class_embeds
-      ? { task: { per: 'clip', shape: () => [], dtype: 'i64' } as const }
+      ? {
+          task: {
+            per: 'clip',
+            about: `number of the task, 0 … ${config.num_class_embeds - 1}`,
+            shape: () => [],
+            dtype: 'i64',
+          } as const,
+        }
       : {}),
   };
 }

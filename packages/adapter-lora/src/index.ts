@@ -3,6 +3,7 @@ import { z } from 'zod';
 
 import { readLora } from './formats.ts';
 import { lora } from './lora.ts';
+import { mergeLora } from './merge.ts';
 import { detectLora, surveyLora } from './survey.ts';
 import { dialects, writeLora } from './write.ts';
 
@@ -33,6 +34,7 @@ export default definePlugin({
           lora({ ...common, ...(file ? readLora(file, model) : (options as Given)) }),
         dialects,
         write: writeLora,
+        merge: mergeLora,
       }),
     },
   },

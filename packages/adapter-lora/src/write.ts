@@ -7,12 +7,15 @@ import { approximated } from './approximate.ts';
 import { type LoraFile, readLora } from './formats.ts';
 import type { Module } from './lora.ts';
 
+/** What a file is written from. */
+export type Modules = Pick<LoraFile, 'modules' | 'weights'>;
+
 interface Target {
   /** A module's name, from its address. */
   readonly module: (address: string) => string;
   /** Its names of the leaves; a leaf that it has no name for cannot be written. */
   readonly leaves: Readonly<Record<string, string>>;
-  readonly scale: (file: LoraFile, name: (address: string) => string) => Partial<Written>;
+  readonly scale: (file: Modules, name: (address: string) => string) => Partial<Written>;
 }
 
 const peftLeaves = {
@@ -159,10 +162,18 @@ export async function writeLora({
   rank,
   runtime,
 }: WriteRequest): Promise<Written> {
-  const { module, leaves, scale } = targets[dialect];
   const whole = readLora(file, model);
   const near = rank === undefined ? undefined : await approximated(whole, model, { rank, runtime });
-  const read = near?.file ?? whole;
+  return { ...spelledAs(dialect, near?.file ?? whole), ...(near ? { error: near.error } : {}) };
+}
+
+/**
+ * Modules as the file of a dialect.
+ *
+ * @throws NOT_EXPRESSIBLE where the dialect has no names for a module's tensors
+ */
+export function spelledAs(dialect: string, read: Modules): Written {
+  const { module, leaves, scale } = targets[dialect];
   const tensors: Record<string, NDArray> = {};
   for (const [address, { algorithm, leaves: shapes }] of read.modules)
     for (const leaf of shapes.keys()) {
@@ -177,11 +188,7 @@ export async function writeLora({
       tensors[`${module(address)}.${name}`] = { ...value, shape: reshape };
     }
   const more = scale(read, module);
-  return {
-    ...more,
-    tensors: { ...tensors, ...more.tensors },
-    ...(near ? { error: near.error } : {}),
-  };
+  return { ...more, tensors: { ...tensors, ...more.tensors } };
 }
 
 /** A leaf's name in a dialect, and its shape: magnitudes of output rows go by two names. */

@@ -64,6 +64,7 @@ function portsOf(config: VideoConfig, channels: number): Ports {
       ? {
           text: {
             per: 'clip',
+            about: 'text states of what moves how',
             shape: ({ L }) => [L, width],
             defaultTo: 'encoder_hidden_states',
           } as const,

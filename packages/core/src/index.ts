@@ -3,6 +3,7 @@ export {
   type FileExtras,
   checkpointKey,
   type Port,
+  portShapes,
   type Ports,
   type PortValues,
   type Tap,
@@ -25,6 +26,7 @@ export {
 } from './adapters/compose.ts';
 export type { ReadMask } from './stack/strength.ts';
 export type { Modulation, Strength, StrengthValue } from './adapters/strength.ts';
+export { numberAt, scaleGates } from './adapters/strength.ts';
 export { clipText } from './models/clip.ts';
 export { ClipTextConfig, TinyVaeConfig, UNetConfig } from './models/config.ts';
 export type { Model } from './models/model.ts';
@@ -51,6 +53,7 @@ export {
   type AdapterFile,
   type AdapterKind,
   type AdapterRequest,
+  type MergeRequest,
   type WriteRequest,
   type Written,
   adapterKind,

@@ -25,6 +25,8 @@ export interface Port {
   readonly dtype?: DType;
   /** `step` for what changes at every sampling step. Default `clip`. */
   readonly rate?: 'clip' | 'step';
+  /** What is fed and in which range, for people. */
+  readonly about?: string;
   /** The input of the net that stands in when the port is not fed; without it the port is required. */
   readonly defaultTo?: string;
 }
@@ -89,6 +91,17 @@ export function checkpointKey(adapters: readonly Adapter[], name: string): strin
   if (!adapter?.fileKey) return name;
   return `${adapter.name}.${adapter.fileKey(name.slice(adapter.name.length + 1))}`;
 }
+
+/** The ports of adapters under their full names `<adapter>.<port>`, each fed for itself: for `shapes` of a trace. */
+export const portShapes = (adapters: readonly Adapter[], dims: Dims): Record<string, Shape> =>
+  Object.fromEntries(
+    adapters.flatMap(({ name, ports = {} }) =>
+      Object.entries(ports).map(([port, { per, shape }]) => [
+        `${name}.${port}`,
+        [per === 'clip' ? dims.B : dims.B * dims.F, ...shape(dims)],
+      ]),
+    ),
+  );
 
 /**
  * The ports of one adapter: what `given` has under their names, else inputs of the program, made when

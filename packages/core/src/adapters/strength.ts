@@ -93,6 +93,21 @@ function checked(rule: Rule): Rule {
   return rule;
 }
 
+/** The inputs that carry the scales of an adapter's strengths, and their values. */
+export const scaleGates = ({ name, strength }: Gated): [string, number][] =>
+  rules(name, strength).map((rule) => [rule.name, rule.scale]);
+
+/** The strength at an address where it is one number, the same everywhere and always; else undefined. */
+export function numberAt(strength: Strength | undefined, address: string): number | undefined {
+  const { scale, during, steps, frames, mask } = rules('', strength).find(({ prefix }) =>
+    covers(prefix, address),
+  )!;
+  return during || steps || frames || mask ? undefined : scale;
+}
+
+const covers = (prefix: string, address: string): boolean =>
+  prefix === '' || address === prefix || address.startsWith(`${prefix}.`);
+
 const varies = ({ during, steps }: Rule): boolean => during !== undefined || steps !== undefined;
 
 /** True when the adapter acts nowhere: it is left out before tracing. */
@@ -117,10 +132,7 @@ export function gates({ name, strength }: Gated): (value: Tensor, site: Site) =>
   };
   return (value, site) => {
     const { address, call } = site;
-    const rule =
-      all.find(
-        ({ prefix }) => prefix && (address === prefix || address.startsWith(`${prefix}.`)),
-      ) ?? all[all.length - 1];
+    const rule = all.find(({ prefix }) => covers(prefix, address))!;
     // Where there are no times, nothing changes over them.
     const timed = 'timestep' in call.inputs || !varies(rule);
     const factors = [timed ? rule.tensor : shared(`${rule.name}.scale`, [])];

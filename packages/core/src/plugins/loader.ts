@@ -62,8 +62,8 @@ export class PluginLoader {
       .map((id) => shortId(id.slice(kind.length + 1)));
   }
 
-  /** The contribution behind an id (`lora`, `scope/name`), importing its plugin if need be. */
-  async get<K extends ContributionKind>(kind: K, id: string): Promise<Contribution<K>> {
+  /** The plugin behind an id (`lora`, `scope/name`), and the id in full. */
+  owner(kind: ContributionKind, id: string): { readonly plugin: FoundPlugin; readonly id: string } {
     const full = [id, `${ownScope}/${id}`, `${id}/${id}`].find((name) =>
       this.#owners.has(`${kind}:${name}`),
     );
@@ -74,6 +74,12 @@ export class PluginLoader {
         `No plugin contributes ${kind} "${id}"; known: ${this.ids(kind).join(', ') || 'none'}; nearest: ${nearest(id, this.ids(kind), 1).join() || 'none'}.${id.includes('/') ? ' Nothing is installed by itself: add the package that contributes it to the project.' : ''}`,
         { kind, id },
       );
+    return { plugin: owner, id: full };
+  }
+
+  /** The contribution behind an id, importing its plugin if need be. */
+  async get<K extends ContributionKind>(kind: K, id: string): Promise<Contribution<K>> {
+    const { plugin: owner, id: full } = this.owner(kind, id);
     const known = this.#loaded.get(`${kind}:${full}`);
     if (known) return known as Contribution<K>;
     const plugin = await this.#import(owner);

@@ -74,6 +74,11 @@ export interface AdapterKind<O = unknown> {
   readonly dialects?: readonly string[];
   /** A file of this kind in another dialect, its names resolved against the model it is for. */
   write?(request: WriteRequest): Written | Promise<Written>;
+  /**
+   * Several files of this kind, each times its strength, as one that does the same at strength 1, in a
+   * dialect of `write`. What cannot be merged exactly is an error.
+   */
+  merge?(request: MergeRequest): Written | Promise<Written>;
 }
 
 export interface WriteRequest {
@@ -83,6 +88,18 @@ export interface WriteRequest {
   /** Replace what the dialect cannot say by the nearest matrices of this rank. */
   readonly rank?: number;
   readonly runtime: Runtime;
+}
+
+export interface MergeRequest {
+  readonly parts: readonly {
+    /** Of the adapter. */
+    readonly name: string;
+    readonly file: AdapterFile;
+    readonly strength?: Strength;
+  }[];
+  /** What they are stacked on, with the adapters of other kinds. */
+  readonly model: Model;
+  readonly dialect: string;
 }
 
 /** A checkpoint to be written: one file, or a folder with the config under a name of its own. */

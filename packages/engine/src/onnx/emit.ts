@@ -19,8 +19,16 @@ export interface EmitRequest {
   readonly boundary: ReadonlyMap<Tensor, string>;
   /** Tensors that were computed before, with their bytes. */
   readonly stored?: ReadonlyMap<Tensor, WeightEntry>;
-  /** The bytes of a frozen parameter. */
+  /** The bytes of a frozen parameter; a `source` without a root is addressed from the model's own folder. */
   weight(name: string): WeightEntry;
+  /** Inputs that are written as constants instead of being fed, by name. */
+  readonly fixed?: ReadonlyMap<string, NDArray>;
+  /** The outputs' names in the model, one each; default: names of the engine's own. */
+  readonly names?: readonly string[];
+  /** What inputs and outputs mean, by name, for whoever opens the model. */
+  readonly about?: ReadonlyMap<string, string>;
+  /** The model's own metadata. */
+  readonly metadata?: Readonly<Record<string, string>>;
 }
 
 export interface Emitted {
@@ -35,7 +43,9 @@ export function emit(request: EmitRequest): Emitted {
   const graph = new GraphEmitter(request);
   const values = new Map<Tensor, Value>();
   for (const t of graph.tensors) values.set(t, graph.visit(t, values));
-  const outputs = request.outputs.map((t) => graph.output(t, values.get(t)!));
+  const outputs = request.outputs.map((t, i) =>
+    graph.output(t, values.get(t)!, request.names?.[i]),
+  );
   return { model: graph.finish(), inputs: graph.inputs, outputs };
 }
 
@@ -67,7 +77,10 @@ class GraphEmitter implements Emitter {
     if (fed !== undefined) return this.#input(fed, t);
     const known = this.#request.stored?.get(t);
     if (known) return this.#stored(known);
-    if (isInput(t)) return this.#input(t.attrs.name, t);
+    if (isInput(t)) {
+      const fixed = this.#request.fixed?.get(t.attrs.name);
+      return fixed ? this.constant(fixed) : this.#input(t.attrs.name, t);
+    }
     if (isFrozen(t)) return this.#weight(t);
     if (isParam(t)) return this.#input(t.attrs.name, t);
     if (t.op.name === 'pick') return this.#extras.get(t.inputs[0])![indexOf(t) - 1];
@@ -75,19 +88,36 @@ class GraphEmitter implements Emitter {
     return t.op.onnx(this, inputs, t);
   }
 
-  /** Names a result; anything that is not a node's own output passes through an Identity. */
-  output(t: Tensor, value: Value): Value {
-    const name = this.#computed.has(value) ? value : this.node('Identity', [value]);
-    this.#outputs.set(name, valueInfo(name, onnxType[t.dtype], t.shape));
+  /** Names a result; anything that is not a node's own output, or has a name of its own, passes through an Identity. */
+  output(t: Tensor, value: Value, given?: string): Value {
+    const name =
+      given === undefined
+        ? this.#computed.has(value)
+          ? value
+          : this.node('Identity', [value])
+        : this.#renamed(value, given);
+    this.#outputs.set(name, this.#info(name, t));
     return name;
+  }
+
+  #renamed(value: Value, name: string): Value {
+    if (this.inputs.has(name) || this.#outputs.has(name) || this.#constants.has(`weight ${name}`))
+      throw new AttuneError('NAME_CLASH', `${name} names an output and another value.`, { name });
+    this.#nodes.push(nodeProto('Identity', [value], [name], {}));
+    return name;
+  }
+
+  #info(name: string, t: Tensor): Uint8Array {
+    return valueInfo(name, onnxType[t.dtype], t.shape, this.#request.about?.get(name));
   }
 
   finish(): Uint8Array {
     return modelProto({
       nodes: this.#nodes,
       initializers: this.#initializers,
-      inputs: [...this.inputs].map(([name, t]) => valueInfo(name, onnxType[t.dtype], t.shape)),
+      inputs: [...this.inputs].map(([name, t]) => this.#info(name, t)),
       outputs: [...this.#outputs.values()],
+      ...(this.#request.metadata ? { metadata: this.#request.metadata } : {}),
     });
   }
 
@@ -195,7 +225,7 @@ const bothFedAndStored = (name: string) =>
 
 const indexOf = (t: Tensor): number => (t.attrs as { index: number }).index;
 
-/** External data is addressed from the root of the file system (or drive). */
+/** External data is addressed from the root of the file system (or drive), or from the model's folder. */
 function relative(file: string): string {
   return file.slice(parse(file).root.length).split(sep).join('/');
 }

@@ -126,7 +126,7 @@ export function tensorProto(
   });
 }
 
-export function valueInfo(name: string, type: number, shape: readonly number[]): Bytes {
+export function valueInfo(name: string, type: number, shape: readonly number[], about = ''): Bytes {
   const dims = message((w) => {
     for (const dim of shape)
       w.bytes(
@@ -135,12 +135,13 @@ export function valueInfo(name: string, type: number, shape: readonly number[]):
       );
   });
   const tensorType = message((w) => w.int(1, type).bytes(2, dims));
-  return message((w) =>
+  return message((w) => {
     w.text(1, name).bytes(
       2,
       message((t) => t.bytes(1, tensorType)),
-    ),
-  );
+    );
+    if (about) w.text(3, about);
+  });
 }
 
 export interface GraphParts {
@@ -148,6 +149,7 @@ export interface GraphParts {
   readonly initializers: readonly Bytes[];
   readonly inputs: readonly Bytes[];
   readonly outputs: readonly Bytes[];
+  readonly metadata?: Readonly<Record<string, string>>;
 }
 
 /** A whole model: IR version 10, ai.onnx opset 21. */
@@ -159,14 +161,18 @@ export function modelProto(parts: GraphParts): Bytes {
     for (const info of parts.inputs) w.bytes(11, info);
     for (const info of parts.outputs) w.bytes(12, info);
   });
-  return message((w) =>
-    w
-      .int(1, 10)
+  return message((w) => {
+    w.int(1, 10)
       .text(2, 'attune')
       .bytes(7, graph)
       .bytes(
         8,
         message((o) => o.text(1, '').int(2, 21)),
-      ),
-  );
+      );
+    for (const [key, value] of Object.entries(parts.metadata ?? {}))
+      w.bytes(
+        14,
+        message((e) => e.text(1, key).text(2, value)),
+      );
+  });
 }

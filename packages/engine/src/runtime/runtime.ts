@@ -30,8 +30,11 @@ export interface Runtime {
   readonly profile: Profile | undefined;
   readonly threads: number;
   readonly device: Device;
-  /** `profile` counts where the runtime has none of its own; default `prepacked`. */
-  load(model: Uint8Array, profile?: Profile): Promise<Session>;
+  /**
+   * `model`: bytes whose external data is addressed from the root, or the path of a file with its
+   * external data beside it. `profile` counts where the runtime has none of its own; default `prepacked`.
+   */
+  load(model: Uint8Array | string, profile?: Profile): Promise<Session>;
   /** The same kind of runtime on a thread of its own, with one thread inside an op. */
   fork(): Runtime;
   /** Releases every session that is still alive. */
@@ -61,12 +64,11 @@ export const dtypes = Object.fromEntries(
   Object.entries(ortTypes).map(([dtype, type]) => [type, dtype]),
 ) as Readonly<Record<string, DType>>;
 
-/** ONNX Runtime's options for a session. */
-export function sessionOptions({
-  profile = 'prepacked',
-  threads,
-  device = 'cpu',
-}: RuntimeOptions): ort.InferenceSession.SessionOptions {
+/** ONNX Runtime's options for a session of this model. */
+export function sessionOptions(
+  model: Uint8Array | string,
+  { profile = 'prepacked', threads, device = 'cpu' }: RuntimeOptions,
+): ort.InferenceSession.SessionOptions {
   const mapped = profile === 'mapped';
   return {
     // The CPU stands in for single ops by itself; named here, it would stand in for the device.
@@ -79,7 +81,10 @@ export function sessionOptions({
     extra: {
       session: {
         disable_prepacking: mapped ? '1' : '0',
-        model_external_initializers_file_folder_path: parse(process.cwd()).root,
+        // A file's external data is looked for beside it.
+        ...(typeof model === 'string'
+          ? {}
+          : { model_external_initializers_file_folder_path: parse(process.cwd()).root }),
         intra_op: { allow_spinning: '0' },
       },
       ...(mapped ? { optimization: { disable_specified_optimizers: 'ConstantFolding' } } : {}),

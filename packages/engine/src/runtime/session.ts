@@ -33,18 +33,21 @@ export class OrtRuntime implements Runtime {
     this.device = device;
   }
 
-  async load(model: Uint8Array, profile?: Profile): Promise<Session> {
+  async load(model: Uint8Array | string, profile?: Profile): Promise<Session> {
     const api = await import('onnxruntime-node');
     await breathe();
     let inner: ort.InferenceSession;
     try {
       const { device } = this;
-      const options = sessionOptions({
+      const options = sessionOptions(model, {
         profile: this.profile ?? profile ?? 'prepacked',
         device,
         ...(this.#intra && { threads: this.#intra }),
       });
-      inner = await api.InferenceSession.create(model, options);
+      const { InferenceSession: sessions } = api;
+      inner = await (typeof model === 'string'
+        ? sessions.create(model, options)
+        : sessions.create(model, options));
     } catch (error) {
       throw refusal(this.device, error);
     }

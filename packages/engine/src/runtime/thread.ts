@@ -24,7 +24,7 @@ interface Wire {
 }
 
 type Request =
-  | { readonly do: 'load'; readonly model: Uint8Array; readonly options: object }
+  | { readonly do: 'load'; readonly model: Uint8Array | string; readonly options: object }
   | {
       readonly do: 'run';
       readonly session: number;
@@ -89,9 +89,9 @@ export class ThreadRuntime implements Runtime {
     this.device = device;
   }
 
-  async load(model: Uint8Array, profile?: Profile): Promise<Session> {
+  async load(model: Uint8Array | string, profile?: Profile): Promise<Session> {
     const { device } = this;
-    const options = sessionOptions({
+    const options = sessionOptions(model, {
       profile: this.profile ?? profile ?? 'prepacked',
       threads: this.threads,
       device,
