@@ -10,6 +10,7 @@ import { distillCommand } from './commands/distill.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { editCommand } from './commands/edit.ts';
 import { evalCommand } from './commands/eval.ts';
+import { exportCommand } from './commands/export.ts';
 import { generateCommand } from './commands/generate.ts';
 import { inspectCommand } from './commands/inspect.ts';
 import { pluginCommand } from './commands/plugin.ts';
@@ -35,6 +36,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     distillCommand,
     editCommand,
     evalCommand,
+    exportCommand,
     generateCommand,
     trainCommand,
     inspectCommand,

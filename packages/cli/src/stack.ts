@@ -3,7 +3,14 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
-import { isHubReference, parseYaml, pulled, StackFile } from '@attune/core';
+import {
+  type Adapter,
+  type FoundPlugin,
+  isHubReference,
+  parseYaml,
+  pulled,
+  StackFile,
+} from '@attune/core';
 import { AttuneError, type RuntimeOptions } from '@attune/engine';
 
 import { type CommandSession, openSession } from './session.ts';
@@ -12,6 +19,8 @@ import { type CommandSession, openSession } from './session.ts';
 export interface StackArgument {
   readonly stack: StackFile;
   readonly folder: string;
+  /** The plugin that contributes it. */
+  readonly bundledBy?: FoundPlugin;
 }
 
 /**
@@ -32,7 +41,10 @@ export async function readStack(name: string): Promise<StackArgument> {
   }
   const { loader } = openSession();
   if (loader.ids('stacks').includes(name))
-    return fromFile((await loader.get('stacks', name)).file(), name);
+    return {
+      ...fromFile((await loader.get('stacks', name)).file(), name),
+      bundledBy: loader.owner('stacks', name).plugin,
+    };
   return { stack: StackFile.parse({ backbone: name }), folder: process.cwd() };
 }
 
@@ -48,8 +60,9 @@ export async function openStackSession(
   name: string,
   runtime: RuntimeOptions = {},
 ): Promise<StackSession> {
-  const { stack, folder } = await readStack(name);
-  return { stack, folder, ...openSession(runtime, { folder, paths: stack.plugins }) };
+  const argument = await readStack(name);
+  const { stack, folder } = argument;
+  return { ...argument, ...openSession(runtime, { folder, paths: stack.plugins }) };
 }
 
 /** Warnings about a stack that can be given before it is opened. */
@@ -63,3 +76,10 @@ export function stackWarnings({ stack }: StackArgument): string[] {
     return other === undefined ? [] : [`the adapters ${other} and ${own} both come from ${from}`];
   });
 }
+
+/** Frames at once where nothing says more: what video models are commonly trained on. */
+const COMMON_WINDOW = 16;
+
+/** As many frames as all adapters of a stack can see at once. */
+export const framesAtOnce = (adapters: readonly Adapter[]): number =>
+  Math.min(...adapters.map(({ maxFrames = Infinity }) => maxFrames), COMMON_WINDOW);

@@ -24,7 +24,7 @@ export {
   trainability,
   trainableInputs,
 } from './adapters/compose.ts';
-export type { ReadMask } from './stack/strength.ts';
+export { type ReadMask, readStrength, readTensorMask } from './stack/strength.ts';
 export type { Modulation, Strength, StrengthValue } from './adapters/strength.ts';
 export { numberAt, scaleGates } from './adapters/strength.ts';
 export { clipText } from './models/clip.ts';

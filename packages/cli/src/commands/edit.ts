@@ -25,7 +25,7 @@ import {
   toFrames,
   writeMedia,
 } from '../media/index.ts';
-import { openStackSession, stackWarnings } from '../stack.ts';
+import { framesAtOnce, openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
 import { count, devices, number, positive, runtimeOf, samplers } from './arguments.ts';
 
@@ -155,9 +155,6 @@ async function* editedFrames(
   }
 }
 
-/** Frames at once where nothing says more: what video models are commonly trained on. */
-const COMMON_WINDOW = 16;
-
 function requestOf(
   { schedule, latents, sampleSize, adapters }: Model,
   sampling: Sampling,
@@ -170,8 +167,7 @@ function requestOf(
   const [height, width] = options.size ?? (sampleSize ?? [64, 64]).map((side) => side * factor);
   if (height % factor || width % factor)
     throw badArgument('--size', `${width}x${height}`, `give multiples of ${factor}`);
-  const most = Math.min(...adapters.map(({ maxFrames = Infinity }) => maxFrames), COMMON_WINDOW);
-  const size = options.window ?? most;
+  const size = options.window ?? framesAtOnce(adapters);
   const { instruction, caption, motionCaption, task, seed } = options;
   return {
     instruction,

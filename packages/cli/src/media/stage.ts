@@ -74,9 +74,14 @@ export async function assertWritable(out: string, inputs: readonly string[] = []
 
 /**
  * Lets `write` make a file or folder at a temporary path on the same disk, then moves it to `out` in
- * one step, over an older file. Whatever fails, nothing half-written stays. Throws WRITE_FAILED.
+ * one step, over an older file and, with `replace`, in the place of an older folder. Whatever fails,
+ * nothing half-written stays, and what was there does. Throws WRITE_FAILED.
  */
-export async function staged<T>(out: string, write: (temp: string) => Promise<T>): Promise<T> {
+export async function staged<T>(
+  out: string,
+  write: (temp: string) => Promise<T>,
+  { replace = false } = {},
+): Promise<T> {
   const target = resolve(out);
   let staging: string | undefined;
   try {
@@ -85,12 +90,29 @@ export async function staged<T>(out: string, write: (temp: string) => Promise<T>
     const result = await write(temp);
     // An empty folder may be in the way; a full one was refused, and makes the rename fail.
     const there = await stat(target).catch(() => undefined);
-    if (there?.isDirectory()) await rmdir(target).catch(() => undefined);
-    await rename(temp, target);
+    const full =
+      there?.isDirectory() &&
+      (await rmdir(target).then(
+        () => false,
+        () => true,
+      ));
+    if (full && replace) await exchanged(temp, target, join(staging, '.replaced'));
+    else await rename(temp, target);
     return result;
   } catch (error) {
     throw AttuneError.is(error) ? error : writeFailed(out, error);
   } finally {
     if (staging) await rm(staging, { recursive: true, force: true }).catch(() => undefined);
+  }
+}
+
+/** Moves a folder to the place of another, which waits at `aside` and comes back where that fails. */
+async function exchanged(from: string, to: string, aside: string): Promise<void> {
+  await rename(to, aside);
+  try {
+    await rename(from, to);
+  } catch (error) {
+    await rename(aside, to);
+    throw error;
   }
 }

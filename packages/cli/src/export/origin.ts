@@ -1,0 +1,123 @@
+/** Where a stack comes from: its files with their hashes, the packages that read them, the terms they declare. */
+
+import { createHash } from 'node:crypto';
+import { createReadStream, existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { basename, dirname, join, resolve, sep } from 'node:path';
+
+import type { Model, StackEntry } from '@attune/core';
+
+import type { StackSession } from '../stack.ts';
+
+export interface HashedFile {
+  readonly file: string;
+  readonly bytes: number;
+  readonly sha256: string;
+}
+
+export interface Origin {
+  /** `backbone`, or the adapter's name in the stack. */
+  readonly name: string;
+  /** The id of its kind in full, with the package and version that contributes it. */
+  readonly kind?: string;
+  readonly package?: string;
+  readonly strength?: StackEntry['strength'];
+  /** Whether it is part of what was exported. */
+  readonly included: boolean;
+  readonly files: readonly HashedFile[];
+  /** As its files declare it; null where they do not. */
+  readonly license: string | null;
+}
+
+/** The backbone and every adapter of a stack, in order; `included` says which of them were exported. */
+export async function originsOf(
+  session: StackSession,
+  model: Model,
+  included: (name: string) => boolean = () => true,
+): Promise<Origin[]> {
+  const { stack, folder, loader } = session;
+  const heads = new Set(model.adapters.map(({ name }) => name));
+  const backbone = backboneOf(session);
+  const origins: Origin[] = [
+    {
+      name: 'backbone',
+      included: included('backbone'),
+      files: await hashed(filesOf(model, (head) => !heads.has(head))),
+      ...backbone,
+    },
+  ];
+  for (const { name: given, use, from, strength } of stack.adapters) {
+    const { plugin, id } = loader.owner('adapters', use);
+    const name = given ?? use.slice(use.indexOf('/') + 1);
+    const adapter = model.adapters.find((one) => one.name === name);
+    const path = from === undefined ? undefined : resolve(folder, from);
+    const own = filesOf(model, (head) => head === name);
+    if (path && statSync(path).isFile()) own.add(path);
+    const { 'modelspec.license': declared } = adapter?.fileExtras?.metadata ?? {};
+    origins.push({
+      name,
+      kind: id,
+      package: `${plugin.package}@${plugin.version}`,
+      strength: strength ?? 1,
+      // One of strength 0 is in no stack.
+      included: adapter !== undefined && included(name),
+      files: await hashed(own),
+      license: adapter?.license ?? declared ?? declaredLicense(path, session),
+    });
+  }
+  return origins;
+}
+
+function backboneOf(session: StackSession): Pick<Origin, 'package' | 'license'> {
+  const { stack, folder, loader } = session;
+  const { backbone } = stack;
+  if (!loader.ids('backbones').includes(backbone))
+    return { license: declaredLicense(resolve(folder, backbone), session) };
+  const { plugin } = loader.owner('backbones', backbone);
+  return {
+    package: `${plugin.package}@${plugin.version}`,
+    license: plugin.license ?? null,
+  };
+}
+
+/** The files that a model's weights lie in. */
+function filesOf(model: Model, mine: (head: string) => boolean): Set<string> {
+  const files = new Set<string>();
+  for (const name of model.weights.names()) {
+    if (!mine(name.slice(0, name.indexOf('.')))) continue;
+    const file = model.weights.entry(name).source?.file;
+    if (file !== undefined) files.add(file);
+  }
+  return files;
+}
+
+/** Hashes as `sha256sum` prints them. */
+export async function hashed(files: Iterable<string>): Promise<HashedFile[]> {
+  const found: HashedFile[] = [];
+  for (const file of files) {
+    const hash = createHash('sha256');
+    for await (const chunk of createReadStream(file)) hash.update(chunk as Buffer);
+    found.push({ file: named(file), bytes: statSync(file).size, sha256: hash.digest('hex') });
+  }
+  return found;
+}
+
+/** A file's name, with its folder's where many files are called so. */
+const named = (file: string): string =>
+  /^(diffusion_pytorch_model|model|adapter_model)\b/.test(basename(file))
+    ? `${basename(dirname(file))}/${basename(file)}`
+    : basename(file);
+
+/**
+ * What a file or folder says of its terms: `license:` in the head of a folder's README.md, as model hubs
+ * have it; else, of what a bundled stack brings, the licence of its package.
+ */
+function declaredLicense(path: string | undefined, { bundledBy }: StackSession): string | null {
+  if (path === undefined) return null;
+  const readme = join(path, 'README.md');
+  const text = existsSync(readme) ? readFileSync(readme, 'utf8').slice(0, 65_536) : '';
+  const head = /^---\r?\n([\s\S]*?)\r?\n---/.exec(text)?.[1] ?? '';
+  const told = /^license:\s*["']?([\w.+-]+)/m.exec(head)?.[1];
+  const inside =
+    bundledBy && realpathSync(path).startsWith(`${realpathSync(bundledBy.folder)}${sep}`);
+  return told ?? (inside ? bundledBy.license : undefined) ?? null;
+}
