@@ -88,10 +88,10 @@ const cell = (text: string): string =>
   // eslint-disable-next-line no-control-regex
   text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, ' ').replaceAll('|', String.raw`\|`);
 
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]) => `| ${cells.map(cell).join(' | ')} |`;
-  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
-}
+const line = (cells: readonly string[]): string => `| ${cells.map(cell).join(' | ')} |`;
+
+const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
+  [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
 
 function originTable(origins: readonly Origin[]): string {
   const rows = origins.map(({ name, kind, package: from, strength, included, files, license }) => [
@@ -110,21 +110,25 @@ function originTable(origins: readonly Origin[]): string {
   ].join('\n');
 }
 
+const portRow = (way: string, { name, dtype, shape, about }: Value): string[] => [
+  way,
+  `\`${name}\``,
+  typeNames[dtype] ?? dtype,
+  `[${shape.join(', ')}]`,
+  about,
+];
+
 function partText({ graph }: Exported): string {
-  const row = (way: string) => (value: Value) => [
-    way,
-    `\`${value.name}\``,
-    typeNames[value.dtype] ?? value.dtype,
-    `[${value.shape.join(', ')}]`,
-    value.about,
-  ];
   return [
     `## ${graph.file}`,
     '',
     ...(graph.data ? [`Its weights are in \`${graph.data}\`, which must lie beside it.`, ''] : []),
     table(
       ['', 'name', 'type', 'shape', 'what'],
-      [...graph.inputs.map(row('in')), ...graph.outputs.map(row('out'))],
+      [
+        ...graph.inputs.map((value) => portRow('in', value)),
+        ...graph.outputs.map((value) => portRow('out', value)),
+      ],
     ),
   ].join('\n');
 }

@@ -1,16 +1,20 @@
 /** What was written, opened again as any other program would and run beside attune's own run. */
 
+import { closeSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { compile, type Model, standingFeeds } from '@attune/core';
 import {
   AttuneError,
+  bytesOf,
   f32,
   i64,
   type NDArray,
   Rng,
   type Runtime,
   type Session,
+  type WeightEntry,
+  Weights,
 } from '@attune/engine';
 
 import { comparison, type Outputs } from '../probe/outputs.ts';
@@ -45,21 +49,19 @@ export async function checkGraph(
 ): Promise<Checked> {
   const { name } = graph.part;
   const draws = Array.from({ length: DRAWS }, (_, draw) => drawn(model, graph.inputs, draw));
-  const want = await ownRuns({ ...model, weights: graph.stored }, graph, draws, runtime);
+  for (const weight of graph.rounded.names()) readBack(graph.rounded.entry(weight), graph);
+  const weights = Weights.overlay(model.weights, graph.rounded);
+  const want = await ownRuns({ ...model, weights }, graph, draws, runtime);
   const path = join(folder, graph.file);
   const session = await runtime.load(path, graph.size > BIG ? 'mapped' : 'prepacked');
   const got = await fileRuns(session, graph, draws);
   const error = farthest(got, want);
   if (!(error <= TOLERANCE))
-    throw new AttuneError(
-      'NOT_EQUAL',
-      `${graph.file} differs from attune's own run by ${error.toExponential(1)} of its output (allowed: ${TOLERANCE}); nothing is kept.`,
-      { error },
+    throw notEqual(
+      graph.file,
+      `differs from attune's own run by ${error.toExponential(1)} of its output (allowed: ${TOLERANCE})`,
     );
-  const rounded = [...graph.stored.names()].some(
-    (key) => graph.stored.entry(key).dtype === 'f16' && model.weights.entry(key).dtype !== 'f16',
-  );
-  const plain = rounded ? await ownRuns(model, graph, draws, runtime) : want;
+  const plain = graph.rounded.size ? await ownRuns(model, graph, draws, runtime) : want;
   return {
     error,
     rounding: farthest(want, plain),
@@ -68,6 +70,24 @@ export async function checkGraph(
       ...Object.entries(want[0]).map(([key, value]) => [`${name}.out.${key}`, value]),
     ]) as Record<string, NDArray>,
   };
+}
+
+const notEqual = (file: string, what: string) =>
+  new AttuneError('NOT_EQUAL', `${file} ${what}; nothing is kept.`, { file });
+
+/** A rounded weight that attune's own run is to read from the written file must be there as it was meant. */
+function readBack(entry: WeightEntry, { data }: Graph): void {
+  const { name, source } = entry;
+  if (!source) return;
+  const bytes = Buffer.alloc(source.length);
+  const handle = openSync(source.file, 'r');
+  try {
+    readSync(handle, bytes, 0, bytes.length, source.offset);
+  } finally {
+    closeSync(handle);
+  }
+  if (Buffer.compare(bytes, bytesOf(entry.load())) !== 0)
+    throw notEqual(`${data}`, `does not hold the weight ${name} as it was written`);
 }
 
 const farthest = (got: readonly Outputs[], want: readonly Outputs[]): number =>

@@ -45,8 +45,8 @@ export interface Graph {
   readonly outputs: readonly Value[];
   /** Bytes of its weights. */
   readonly size: number;
-  /** The model's weights as they were stored. */
-  readonly stored: Weights;
+  /** Those of its weights that were rounded, as they were: of a big model, with their place in its file. */
+  readonly rounded: Weights;
 }
 
 /** More than this is better mapped than parsed, and protobuf ends at 2 GiB. */
@@ -66,7 +66,7 @@ export function writeGraph(model: Model, part: Part, options: GraphOptions): Gra
   const size = alive.filter(isFrozen).reduce((sum, t) => sum + itemSize[type] * t.size, 0);
   const file = `${part.name}.onnx`;
   const data = external || size > INLINE ? new DataFile(join(folder, `${file}.data`)) : undefined;
-  const stored = new Map<string, WeightEntry>();
+  const rounded = new Map<string, WeightEntry>();
   try {
     const { model: bytes, inputs } = emit({
       outputs: Object.values(traced.outputs),
@@ -76,9 +76,14 @@ export function writeGraph(model: Model, part: Part, options: GraphOptions): Gra
       about: part.about,
       fixed: new Map(Object.entries(liveStrengths ? {} : clipStrengths(model, { inputs: fed }))),
       weight: (name) => {
-        const own = storedAs(model.weights.entry(name), type);
+        const given = model.weights.entry(name);
+        const own = storedAs(given, type);
         const source = data?.append(own.load());
-        stored.set(name, { ...own, source: source && { ...source, file: data!.path } });
+        if (type === 'f16' && given.dtype !== 'f16')
+          rounded.set(name, {
+            ...own,
+            source: size > INLINE && source ? { ...source, file: data!.path } : undefined,
+          });
         return { ...own, source };
       },
     });
@@ -102,7 +107,7 @@ export function writeGraph(model: Model, part: Part, options: GraphOptions): Gra
       inputs: [...inputs].map(([name, t]) => value(name, t)),
       outputs: roots.map(([, t], i) => value(names[i], t)),
       size,
-      stored: Weights.overlay(model.weights, Weights.fromEntries(stored)),
+      rounded: Weights.fromEntries(rounded),
     };
   } finally {
     data?.close();

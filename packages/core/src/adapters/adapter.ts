@@ -96,9 +96,9 @@ export function checkpointKey(adapters: readonly Adapter[], name: string): strin
 export const portShapes = (adapters: readonly Adapter[], dims: Dims): Record<string, Shape> =>
   Object.fromEntries(
     adapters.flatMap(({ name, ports = {} }) =>
-      Object.entries(ports).map(([port, { per, shape }]) => [
+      Object.entries(ports).map(([port, spec]) => [
         `${name}.${port}`,
-        [per === 'clip' ? dims.B : dims.B * dims.F, ...shape(dims)],
+        [spec.per === 'clip' ? dims.B : dims.B * dims.F, ...spec.shape(dims)],
       ]),
     ),
   );

@@ -21,6 +21,7 @@ export interface OnnxValue {
   readonly name: string;
   readonly type: number;
   readonly shape: readonly number[];
+  readonly about: string;
 }
 
 export interface OnnxModel {
@@ -30,6 +31,7 @@ export interface OnnxModel {
   readonly initializers: readonly OnnxTensor[];
   readonly inputs: readonly OnnxValue[];
   readonly outputs: readonly OnnxValue[];
+  readonly metadata: Readonly<Record<string, string>>;
 }
 
 /** One field of a message: a varint, four bytes, or bytes of a length. */
@@ -106,6 +108,7 @@ function value(bytes: Uint8Array): OnnxValue {
     name: texts(bytes, 1)[0],
     type: ints(type, 1)[0],
     shape: dims.map((dim) => ints(dim, 1)[0]),
+    about: texts(bytes, 3)[0] ?? '',
   };
 }
 
@@ -118,5 +121,6 @@ export function readModel(bytes: Uint8Array): OnnxModel {
     initializers: messages(graph, 5).map(tensor),
     inputs: messages(graph, 11).map(value),
     outputs: messages(graph, 12).map(value),
+    metadata: Object.fromEntries(messages(bytes, 14).map((e) => [texts(e, 1)[0], texts(e, 2)[0]])),
   };
 }
