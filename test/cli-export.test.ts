@@ -116,7 +116,7 @@ test('a whole stack as one model, with its ports and strengths as inputs', async
   expect(inputs.every(({ about }) => about !== '')).toBe(true);
   expect(strengths.values['gate.sway']).toBe(0.5);
   expect(origins.map(({ name, files: own }) => [name, own.length])).toEqual([
-    ['backbone', 1],
+    ['backbone', 3],
     ['edit', 1],
     ['video', 1],
     ['look', 1],

@@ -10,7 +10,7 @@ import { figure } from '../export/card.ts';
 import type { StoredType } from '../export/graph.ts';
 import { isExport } from '../export/manifest.ts';
 import { exportMerged } from '../export/merged.ts';
-import { exportOnnx } from '../export/onnx.ts';
+import { exportOnnx, stopIf } from '../export/onnx.ts';
 import { untilInterrupted } from '../interrupt.ts';
 import { badOutput } from '../media/errors.ts';
 import { staged } from '../media/stage.ts';
@@ -80,10 +80,14 @@ async function exportAction(name: string, options: Options): Promise<void> {
   checkPlace(out, force);
   const session = await openStackSession(name, runtimeOf(options));
   const title = /\.ya?ml$/.test(name) || existsSync(name) ? basename(name, extname(name)) : name;
-  const write = (folder: string, signal: AbortSignal) =>
-    merging === undefined
-      ? writeOnnx(session, title, folder, { ...options, signal })
-      : writeMerged(session, title, folder, { id: merging, to: options.to });
+  const write = async (folder: string, signal: AbortSignal): Promise<Report> => {
+    const report =
+      merging === undefined
+        ? await writeOnnx(session, title, folder, { ...options, signal })
+        : await writeMerged(session, title, folder, { id: merging, to: options.to });
+    stopIf(signal);
+    return report;
+  };
   try {
     const { facts, lines } = await untilInterrupted((signal) =>
       staged(out, (folder) => write(folder, signal), { replace: force }),

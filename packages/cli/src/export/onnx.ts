@@ -26,6 +26,12 @@ export interface OnnxOptions {
   readonly signal: AbortSignal;
 }
 
+/** @throws INTERRUPTED */
+export function stopIf(signal: AbortSignal): void {
+  if (!signal.aborted) return;
+  throw new AttuneError('INTERRUPTED', 'The export was stopped; nothing is kept.');
+}
+
 /** Writes into a folder that is made here. `stack` is the stack's name for people. */
 export async function exportOnnx(
   session: StackSession,
@@ -41,8 +47,7 @@ export async function exportOnnx(
   const parts: Exported[] = [];
   const vectors: Record<string, NDArray> = {};
   for (const part of planned) {
-    if (signal.aborted)
-      throw new AttuneError('INTERRUPTED', 'The export was stopped; nothing is kept.');
+    stopIf(signal);
     progress(`${part.name}: writing`);
     const graph = writeGraph(model, part, {
       ...options,
