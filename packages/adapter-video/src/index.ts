@@ -2,7 +2,14 @@ import { adapterKind, checkFile, definePlugin } from '@attune/core';
 import { z } from 'zod';
 
 import { VideoConfig } from './config.ts';
-import { checkTables, diffusersNames, inferredConfig, isOriginal } from './original.ts';
+import {
+  animateDiffNoise,
+  checkTables,
+  diffusersNames,
+  hasSd1Widths,
+  inferredConfig,
+  isOriginal,
+} from './original.ts';
 import { video } from './video.ts';
 
 export { VideoConfig } from './config.ts';
@@ -31,16 +38,11 @@ export default definePlugin({
           const names = [...known.names()];
           const evidence = names.find((key) => ownKey.test(key));
           if (evidence === undefined) return undefined;
-          const first = 'down_blocks.0.motion_modules.0.norm.weight';
-          const sd1 =
-            known.has(first) &&
-            known.entry(first).shape[0] === 320 &&
-            names.some((key) => key.startsWith('down_blocks.3.'));
           return {
             dialect: isOriginal(weights) ? 'animatediff' : 'diffusers',
             algorithm: 'motion',
             evidence,
-            ...(sd1 ? { base: 'sd1' } : {}),
+            ...(hasSd1Widths(known) ? { base: 'sd1' } : {}),
           };
         },
         create: ({ file, model: { latents }, ...common }, options) => {
@@ -56,6 +58,9 @@ export default definePlugin({
             ),
             ...(latents ? { channels: latents.channels } : {}),
             ...(weights ? { weights } : {}),
+            ...(weights && (isOriginal(file.weights) || hasSd1Widths(weights))
+              ? { trainedWith: animateDiffNoise }
+              : {}),
           });
         },
       }),

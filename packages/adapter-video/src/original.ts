@@ -3,6 +3,7 @@
  * attention, no config beside them.
  */
 
+import type { ScheduleConfig } from '@attune/core';
 import { AttuneError, type Weights } from '@attune/engine';
 
 import type { VideoConfig } from './config.ts';
@@ -23,6 +24,26 @@ const parts: readonly (readonly [RegExp, string])[] = [
 
 /** The second attention's own table: the same as the first's, or it would be lost. */
 const SECOND = /\.attention_blocks\.1\.pos_encoder\.pe$/;
+
+/** What every AnimateDiff motion module was trained with: linear β, where Stable Diffusion's are scaled_linear. */
+export const animateDiffNoise: Partial<ScheduleConfig> = {
+  num_train_timesteps: 1000,
+  beta_schedule: 'linear',
+  beta_start: 0.00085,
+  beta_end: 0.012,
+  rescale_betas_zero_snr: false,
+  prediction_type: 'epsilon',
+};
+
+/** Whether weights, under diffusers' names, have the widths of AnimateDiff's modules for Stable Diffusion 1. */
+export function hasSd1Widths(weights: Weights): boolean {
+  const first = 'down_blocks.0.motion_modules.0.norm.weight';
+  return (
+    weights.has(first) &&
+    weights.entry(first).shape[0] === 320 &&
+    [...weights.names()].some((key) => key.startsWith('down_blocks.3.'))
+  );
+}
 
 export const isOriginal = (weights: Weights): boolean =>
   [...weights.names()].some((name) => name.includes(MARK));

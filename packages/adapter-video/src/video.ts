@@ -1,6 +1,6 @@
 /** The video adapter: temporal layers after every resnet (+ attention) of a frozen image UNet. */
 
-import type { Adapter, PortValues, Ports, Site, Strength, Tap } from '@attune/core';
+import type { Adapter, PortValues, Ports, ScheduleConfig, Site, Strength, Tap } from '@attune/core';
 import type { Tensor, Weights } from '@attune/engine';
 
 import type { VideoConfig } from './config.ts';
@@ -16,6 +16,8 @@ export interface VideoOptions {
   readonly weights?: Weights;
   readonly strength?: Strength;
   readonly train?: true | readonly string[];
+  /** The noise it was trained with, where that is known. */
+  readonly trainedWith?: Readonly<Partial<ScheduleConfig>>;
 }
 
 /**
@@ -29,6 +31,7 @@ export function video({
   weights,
   strength,
   train,
+  trainedWith,
 }: VideoOptions): Adapter {
   const storedPositions = [...(weights?.names() ?? [])].some((key) =>
     key.endsWith('.pos_embed.pe'),
@@ -43,6 +46,7 @@ export function video({
     ...(weights ? { weights } : {}),
     ...(strength === undefined ? {} : { strength }),
     ...(train ? { train } : {}),
+    ...(trainedWith ? { trainedWith } : {}),
     attach: (_, ports): Tap[] => {
       const delta = (value: Tensor, site: Site) =>
         motion(value, site, ports, config, storedPositions);

@@ -3,6 +3,7 @@
 import { AttuneError } from '@attune/engine';
 import { Command, CommanderError } from 'commander';
 
+import { withLock } from './commands/arguments.ts';
 import { composeCommand } from './commands/compose.ts';
 import { convertCommand } from './commands/convert.ts';
 import { demoCommand } from './commands/demo.ts';
@@ -16,6 +17,7 @@ import { inspectCommand } from './commands/inspect.ts';
 import { pluginCommand } from './commands/plugin.ts';
 import { probeCommand } from './commands/probe.ts';
 import { pullCommand } from './commands/pull.ts';
+import { reportCommand } from './commands/report.ts';
 import { tokenizeCommand } from './commands/tokenize.ts';
 import { trainCommand } from './commands/train.ts';
 import { goOffline } from './session.ts';
@@ -29,24 +31,8 @@ export async function main(argv: readonly string[]): Promise<number> {
     )
     .exitOverride()
     .showHelpAfterError('(add --help for usage and an example)');
-  for (const command of [
-    composeCommand,
-    convertCommand,
-    demoCommand,
-    distillCommand,
-    editCommand,
-    evalCommand,
-    exportCommand,
-    generateCommand,
-    trainCommand,
-    inspectCommand,
-    probeCommand,
-    tokenizeCommand,
-    pullCommand,
-    doctorCommand,
-    pluginCommand,
-  ])
-    program.addCommand(command());
+  for (const command of opensStacks) program.addCommand(withLock(command()));
+  for (const command of others) program.addCommand(command());
   for (const command of program.commands.flatMap((one) => [one, ...one.commands])) {
     command.exitOverride();
     const own = command.options.some(({ long }) => long === '--offline');
@@ -69,6 +55,29 @@ export async function main(argv: readonly string[]): Promise<number> {
     return 1;
   }
 }
+
+/** Commands that open a stack which people name: a stack file may have a lock to be heeded. */
+const opensStacks: readonly (() => Command)[] = [
+  composeCommand,
+  convertCommand,
+  editCommand,
+  evalCommand,
+  exportCommand,
+  generateCommand,
+  inspectCommand,
+  probeCommand,
+  reportCommand,
+  tokenizeCommand,
+];
+
+const others: readonly (() => Command)[] = [
+  demoCommand,
+  distillCommand,
+  trainCommand,
+  pullCommand,
+  pluginCommand,
+  doctorCommand,
+];
 
 /** Failures that are not the input's fault. */
 const ownFailures = new Set([

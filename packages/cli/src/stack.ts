@@ -5,10 +5,16 @@ import { dirname, resolve } from 'node:path';
 
 import {
   type Adapter,
+  entryName,
   type FoundPlugin,
+  HashBook,
   isHubReference,
+  lockOf,
   parseYaml,
+  type PluginLoader,
   pulled,
+  readStackParts,
+  refuseDrift,
   StackFile,
 } from '@attune/core';
 import { AttuneError, type RuntimeOptions } from '@attune/engine';
@@ -21,6 +27,8 @@ export interface StackArgument {
   readonly folder: string;
   /** The plugin that contributes it. */
   readonly bundledBy?: FoundPlugin;
+  /** The stack file, where it is one. */
+  readonly file?: string;
 }
 
 /**
@@ -51,26 +59,55 @@ export async function readStack(name: string): Promise<StackArgument> {
 const fromFile = (path: string, name: string): StackArgument => ({
   stack: parseYaml(StackFile, readFileSync(path, 'utf8'), name),
   folder: dirname(path),
+  file: path,
 });
 
 /** A stack with the plugins of the project around it and of its own. */
 export interface StackSession extends StackArgument, CommandSession {}
 
+/** Opens the session of a stack; with `frozen` or `verify`, only if the stack is what its lock says. */
 export async function openStackSession(
   name: string,
   runtime: RuntimeOptions = {},
+  lock: LockOptions = {},
 ): Promise<StackSession> {
   const argument = await readStack(name);
-  const { stack, folder } = argument;
-  return { ...argument, ...openSession(runtime, { folder, paths: stack.plugins }) };
+  const { folder, stack } = argument;
+  const session = openSession(runtime, { folder, paths: stack.plugins });
+  await heedLock(name, argument, session.loader, lock);
+  return { ...argument, ...session };
+}
+
+export interface LockOptions {
+  readonly frozen?: boolean;
+  /** As `frozen`, without trusting remembered hashes. */
+  readonly verify?: boolean;
+}
+
+/** Throws LOCK_DRIFT, NO_LOCK or, for what is no stack file, USAGE, where the lock is to be heeded. */
+export async function heedLock(
+  name: string,
+  { stack, folder, file }: StackArgument,
+  loader: PluginLoader,
+  { frozen, verify }: LockOptions,
+): Promise<void> {
+  if (!frozen && !verify) return;
+  if (file === undefined)
+    throw new AttuneError(
+      'USAGE',
+      `--${verify ? 'verify' : 'frozen'}: ${name} is a model, and only a stack file has a lock.`,
+    );
+  const parts = await readStackParts(stack, folder, loader);
+  refuseDrift(file, lockOf(stack, parts, loader, new HashBook({ verify: verify ?? false })));
 }
 
 /** Warnings about a stack that can be given before it is opened. */
 export function stackWarnings({ stack }: StackArgument): string[] {
   const owners = new Map<string, string>();
-  return stack.adapters.flatMap(({ name, use, from }) => {
+  return stack.adapters.flatMap((entry) => {
+    const { from } = entry;
     if (from === undefined) return [];
-    const own = name ?? use;
+    const own = entryName(entry);
     const other = owners.get(from);
     owners.set(from, own);
     return other === undefined ? [] : [`the adapters ${other} and ${own} both come from ${from}`];

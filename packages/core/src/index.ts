@@ -123,9 +123,40 @@ export {
   type SurveyedModule,
   surveyNets,
 } from './plugins/survey.ts';
-export { backbonePaths, openSampler, openStack, readAdapterFile } from './stack/open.ts';
+export { type Finding, checkParts, checkStack, findingText } from './stack/check.ts';
+export { HashBook } from './stack/hashes.ts';
+export {
+  type Interference,
+  interference,
+  type Interplay,
+  type Overlap,
+} from './stack/interference.ts';
+export {
+  currentProof,
+  fingerprint,
+  lockDiff,
+  lockFileOf,
+  lockOf,
+  lockText,
+  Proof,
+  readLock,
+  refuseDrift,
+  StackLock,
+} from './stack/lock.ts';
+export {
+  backbonePaths,
+  openSampler,
+  openStack,
+  readAdapterFile,
+  readStackParts,
+  refuseConflicts,
+  type StackPart,
+  type StackParts,
+} from './stack/open.ts';
+export { prove } from './stack/proof.ts';
 export {
   checkFile,
+  entryName,
   parseYaml,
   Sampling,
   StackEntry,

@@ -64,7 +64,7 @@ describe('taps', () => {
     );
     expect(site).toMatchObject({ kind: 'hidden', address: 'unet.a', index: 0 });
     expect([site?.scope.path, site?.root.path]).toEqual(['look.unet.a', 'look']);
-    expect([...trace.acted.values()]).toEqual([1]);
+    expect([...trace.acted.values()]).toEqual([['hidden:unet.a']]);
     expect([...trace.sites.keys()]).toEqual(['hidden:unet.a']);
   });
 

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 
 import { AttuneError, type Device, type RuntimeOptions } from '@attune/engine';
-import { InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 
 export const number = (text: string): number => {
   const value = Number(text);
@@ -52,6 +52,12 @@ export const runtimeOf = ({
 
 /** What `--sampler` may be, for the help. */
 export const samplers = "ddim, euler, dpmpp-2m, lcm or a plugin's";
+
+/** The options of every command that opens a stack; read by `heedLock`. */
+export const withLock = (command: Command): Command =>
+  command
+    .option('--frozen', 'refuse a stack that is not what its lock file says')
+    .option('--verify', 'the same, with every file read and hashed again');
 
 export const devices: readonly Device[] = ['cpu', 'cuda', 'webgpu', 'dml', 'coreml'];
 

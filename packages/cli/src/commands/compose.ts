@@ -4,11 +4,10 @@ import { existsSync, linkSync, renameSync, rmSync, writeFileSync } from 'node:fs
 import { basename, dirname, extname, relative, resolve } from 'node:path';
 
 import {
-  inventory,
   isCommit,
   isHubReference,
-  type Model,
-  nominalDims,
+  lockFileOf,
+  lockText,
   type PluginLoader,
   pulled,
   type StackEntry,
@@ -19,20 +18,26 @@ import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
 import { inspect } from '../inspect/verdict.ts';
-import { openWhole } from '../probe/model.ts';
-import { openStackSession } from '../stack.ts';
-import { printable, say } from '../terminal.ts';
+import { report } from '../report/stack.ts';
+import { type LockOptions, openStackSession, type StackSession } from '../stack.ts';
+import { printable } from '../terminal.ts';
+import { trusted } from '../trust.ts';
+import { positive, runtimeOf } from './arguments.ts';
 
-interface Options {
+interface Options extends LockOptions {
   readonly out?: string;
   readonly check?: boolean;
+  readonly lock?: boolean;
+  readonly proof: boolean;
+  readonly frames?: number;
   readonly force?: boolean;
+  readonly threads?: number;
   readonly json?: boolean;
 }
 
 export const composeCommand = (): Command =>
   new Command('compose')
-    .description('stack adapters on a model and write the stack file')
+    .description('stack adapters on a model, check the stack, and write it with its lock')
     .argument(
       '<base>',
       'a model folder, a bundled model, hf:owner/name, or a stack.yaml to stack on',
@@ -42,8 +47,12 @@ export const composeCommand = (): Command =>
       'in order: file, folder or hf:…, as [name=]path[@strength] or name:kind=path[@strength]',
     )
     .option('-o, --out <stack.yaml>', 'where to write; its paths are relative to it')
-    .option('--check', 'open the stack and say what acts where; writes nothing without --out')
+    .option('--check', 'say what fits, what acts and whether the lock is up to date')
+    .option('--lock', 'write the lock of a stack file as it is')
+    .option('--frames <n>', 'frames at once that the stack is to be used with', positive)
+    .option('--no-proof', 'do not run the stack to see that each adapter acts')
     .option('--force', 'replace a stack file that exists')
+    .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'one JSON object on stdout')
     .addHelpText(
       'after',
@@ -54,47 +63,63 @@ export const composeCommand = (): Command =>
 async function composeAction(
   base: string,
   adapters: readonly string[],
-  { out, check, force, json }: Options,
+  options: Options,
 ): Promise<void> {
-  if (!out && !check)
-    throw new AttuneError('USAGE', 'Say where the stack goes (--out stack.yaml), or --check it.');
-  if (out && !/\.ya?ml$/.test(out))
-    throw new AttuneError('USAGE', `${out}: a stack file ends in .yaml.`);
+  const { out, lock: locks = false, frames, json } = options;
+  checkUsage(adapters, options);
+  const session = await openStackSession(base, runtimeOf(options), options);
+  const { file, loader } = session;
+  if (locks && file === undefined)
+    throw new AttuneError('USAGE', `--lock: ${base} is a model, and only a stack file has a lock.`);
+  const target = resolve(dirname(out ?? file ?? base));
+  const whole = movedTo(target, session);
+  for (const spec of adapters)
+    whole.adapters.push(await entryOf(spec, { target, loader, taken: whole.adapters }));
+  const lockedAs = out ?? (adapters.length === 0 ? file : undefined);
+  // What does not fit together, or does nothing, is not written.
+  const found = await trusted({ stack: whole, folder: target }, session, {
+    verify: options.verify ?? false,
+    proof: options.proof,
+    anew: out !== undefined || locks,
+    ...(frames === undefined ? {} : { frames }),
+    ...(lockedAs === undefined ? {} : { lockedAs }),
+  });
+  await session.runtime.release();
+  const written = locks ? file : out;
+  if (written !== undefined) {
+    const lock = { path: lockFileOf(written), text: lockText(found.lock), force: true };
+    const stack = { path: written, text: stackText(whole), force: options.force ?? false };
+    write(locks ? [lock] : [stack, lock]);
+  }
+  report(found, whole.adapters, { written: written ?? null, lockedAs, json: json ?? false });
+}
+
+function checkUsage(adapters: readonly string[], { out, check, lock, force }: Options): void {
+  const usage = (what: string) => new AttuneError('USAGE', what);
+  if (!out && !check && !lock)
+    throw usage('Say where the stack goes (--out stack.yaml), --check it, or --lock it.');
+  if (lock && (out || adapters.length > 0))
+    throw usage('--lock locks a stack file as it is; adapters go into a new one (--out).');
+  if (out && !/\.ya?ml$/.test(out)) throw usage(`${out}: a stack file ends in .yaml.`);
   if (out && !force && existsSync(out))
     throw new AttuneError('EXISTS', `${out} exists: choose another name or pass --force.`);
-  const { stack, folder, loader } = await openStackSession(base);
-  const entries: StackEntry[] = [...stack.adapters];
-  const target = resolve(dirname(out ?? base));
+}
+
+/** A stack with its paths relative to another folder. */
+function movedTo(target: string, { stack, folder, loader }: StackSession): StackFile {
   const moved = (path: string): string => placed(resolve(folder, path), target, path);
-  const whole: StackFile = {
+  return {
     ...stack,
     backbone:
       loader.ids('backbones').includes(stack.backbone) || isHubReference(stack.backbone)
         ? stack.backbone
         : place(moved(stack.backbone)),
     ...(stack.config === undefined ? {} : { config: moved(stack.config) }),
-    adapters: entries.map((entry) =>
+    adapters: stack.adapters.map((entry) =>
       entry.from === undefined ? entry : { ...entry, from: moved(entry.from) },
     ),
     plugins: stack.plugins.map(moved),
   };
-  for (const spec of adapters)
-    whole.adapters.push(await entryOf(spec, { target, loader, taken: whole.adapters }));
-  // What does not open is not written.
-  const model = await openWhole({ stack: whole, folder: target }, loader);
-  if (out) write(out, stackText(whole), force ?? false);
-  const rows = summary(model, whole.adapters);
-  if (json) console.log(JSON.stringify({ path: out ?? null, adapters: rows }));
-  else {
-    for (const row of rows)
-      console.log(
-        printable(
-          `${row.name.padEnd(16)} ${row.kind.padEnd(12)} ${String(row.parameters).padStart(10)} parameters  strength ${JSON.stringify(row.strength)}${row.trains ? '  trains' : ''}`,
-        ),
-      );
-    if (rows.length === 0) console.log('no adapters');
-    if (out) say(`wrote ${out}`);
-  }
 }
 
 interface Place {
@@ -159,38 +184,25 @@ async function kindOf(path: string, loader: PluginLoader): Promise<string> {
   throw new AttuneError('NO_ADAPTER', `${path} is no adapter but a ${kind ?? 'file of no kind'}.`);
 }
 
-interface Row {
-  readonly name: string;
-  readonly kind: string;
-  /** Values of its weights. */
-  readonly parameters: number;
-  readonly strength: StackEntry['strength'];
-  readonly trains: boolean;
-}
-
-function summary(model: Model, entries: readonly StackEntry[]): Row[] {
-  const { params } = inventory(model, nominalDims);
-  return entries.map(({ name, use, strength = 1, train }) => {
-    const own = name ?? use.slice(use.indexOf('/') + 1);
-    const parameters = [...params.values()]
-      .filter((param) => param.name.startsWith(`${own}.`))
-      .reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
-    return { name: own, kind: use, parameters, strength, trains: train !== undefined };
-  });
-}
-
-/** Writes a file whole or not at all; without `force` a file that came meanwhile is kept. */
-function write(path: string, text: string, force: boolean): void {
-  const temporary = `${path}.${process.pid}.tmp`;
+/** Writes files whole or not at all; without `force` one that came meanwhile is kept, and nothing is written. */
+function write(files: readonly { path: string; text: string; force: boolean }[]): void {
+  const staged = files.map((file) => ({ ...file, temporary: `${file.path}.${process.pid}.tmp` }));
+  let at = files[0].path;
   try {
-    writeFileSync(temporary, text);
-    if (force) renameSync(temporary, path);
-    else linkSync(temporary, path);
+    for (const { path, temporary, text } of staged) {
+      at = path;
+      writeFileSync(temporary, text);
+    }
+    for (const { path, temporary, force } of staged) {
+      at = path;
+      if (force) renameSync(temporary, path);
+      else linkSync(temporary, path);
+    }
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    throw new AttuneError('WRITE_FAILED', `${path} could not be written: ${reason}.`);
+    throw new AttuneError('WRITE_FAILED', `${at} could not be written: ${reason}.`);
   } finally {
-    rmSync(temporary, { force: true });
+    for (const { temporary } of staged) rmSync(temporary, { force: true });
   }
 }
 

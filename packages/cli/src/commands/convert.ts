@@ -20,11 +20,11 @@ import { Command } from 'commander';
 import { inspect } from '../inspect/verdict.ts';
 import { openWhole } from '../probe/model.ts';
 import { comparison, outputsOf } from '../probe/outputs.ts';
-import { openStackSession } from '../stack.ts';
+import { type LockOptions, openStackSession } from '../stack.ts';
 import { printable, say } from '../terminal.ts';
 import { positive } from './arguments.ts';
 
-interface Options {
+interface Options extends LockOptions {
   readonly base: string;
   readonly to: string;
   readonly out: string;
@@ -58,13 +58,13 @@ export const convertCommand = (): Command =>
 
 async function convertAction(
   from: string,
-  { base, to, out, rank, force, json }: Options,
+  { base, to, out, rank, force, json, ...lock }: Options,
 ): Promise<void> {
   if (resolve(from) === resolve(out))
     throw new AttuneError('USAGE', `${out} is the file itself: choose another name.`);
   if (!force && existsSync(out))
     throw new AttuneError('EXISTS', `${out} exists: choose another name or pass --force.`);
-  const session = await openStackSession(base);
+  const session = await openStackSession(base, {}, lock);
   const { loader, runtime } = session;
   const model = await openWhole(session, loader);
   const path = pulled(from);

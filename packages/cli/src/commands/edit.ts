@@ -25,11 +25,11 @@ import {
   toFrames,
   writeMedia,
 } from '../media/index.ts';
-import { framesAtOnce, openStackSession, stackWarnings } from '../stack.ts';
+import { framesAtOnce, type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
 import { count, devices, number, positive, runtimeOf, samplers } from './arguments.ts';
 
-interface Options {
+interface Options extends LockOptions {
   readonly out: string;
   readonly stack: string;
   readonly instruction: string;
@@ -94,11 +94,15 @@ async function editAction(input: string, options: Options): Promise<void> {
   const { out, fps, json } = options;
   await assertWritable(out, [input]);
   const source = await openMedia(input, fps === undefined ? {} : { fps });
-  const session = await openStackSession(options.stack, runtimeOf(options));
+  const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { stack, folder, loader, runtime } = session;
   stackWarnings(session).forEach(warn);
+  const how = {
+    onWarning: warn,
+    ...(options.window === undefined ? {} : { frames: options.window }),
+  };
   const models = {
-    stack: new ModelRunner(await openStack(stack, folder, loader), runtime),
+    stack: new ModelRunner(await openStack(stack, folder, loader, how), runtime),
     stills: new ModelRunner(await openStack(stack, folder, loader, { stills: true }), runtime),
   };
   const { model } = models.stack;

@@ -16,11 +16,11 @@ import { Command, Option } from 'commander';
 import { z } from 'zod';
 
 import { openSession } from '../session.ts';
-import { readStack } from '../stack.ts';
-import { pace, progress } from '../terminal.ts';
+import { heedLock, type LockOptions, readStack } from '../stack.ts';
+import { pace, progress, warn } from '../terminal.ts';
 import { collect, devices, positive, runtimeOf, settingsOf } from './arguments.ts';
 
-interface Options {
+interface Options extends LockOptions {
   readonly stack: readonly string[];
   readonly set: readonly string[];
   readonly out?: string;
@@ -67,9 +67,13 @@ async function evalAction(suite: string, options: Options): Promise<void> {
         'BAD_ARGUMENT',
         `Two stacks are called ${name}; name them apart (--stack name=file).`,
       );
-    const { stack, folder } = await readStack(file);
-    const open = async (stills: boolean) =>
-      new ModelRunner(await openStack(stack, folder, loader, { stills }), runtime);
+    const argument = await readStack(file);
+    const { stack, folder } = argument;
+    await heedLock(file, argument, loader, options);
+    const open = async (stills: boolean) => {
+      const how = stills ? { stills } : { onWarning: warn };
+      return new ModelRunner(await openStack(stack, folder, loader, how), runtime);
+    };
     const models = { stack: await open(false), stills: await open(true) };
     const sampling = Sampling.parse(stack.sampling ?? {});
     const sampler = await openSampler(sampling.sampler, loader);

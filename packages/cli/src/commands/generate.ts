@@ -5,11 +5,11 @@ import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command } from 'commander';
 
 import { assertWritable, columnsOf, sideBySide, writeMedia } from '../media/index.ts';
-import { openStackSession, stackWarnings } from '../stack.ts';
+import { type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
 import { count, number, positive, runtimeOf, samplers } from './arguments.ts';
 
-interface Options {
+interface Options extends LockOptions {
   readonly out: string;
   readonly stack: string;
   readonly sampler?: string;
@@ -50,10 +50,12 @@ export const generateCommand = (): Command =>
 
 async function generateAction(prompts: readonly string[], options: Options): Promise<void> {
   await assertWritable(options.out, []);
-  const session = await openStackSession(options.stack, runtimeOf(options));
+  const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { stack, folder, loader, runtime } = session;
   stackWarnings(session).forEach(warn);
-  const runner = new ModelRunner(await openStack(stack, folder, loader), runtime);
+  const { frames } = options;
+  const model = await openStack(stack, folder, loader, { frames, onWarning: warn });
+  const runner = new ModelRunner(model, runtime);
   try {
     const sampler = await openSampler(options.sampler ?? stack.sampling?.sampler ?? 'ddim', loader);
     const latents = await latentsOf(runner, prompts, { ...options, sampler });

@@ -7,10 +7,10 @@ import { Command } from 'commander';
 import { inspect, type Verdict } from '../inspect/verdict.ts';
 import { openWhole } from '../probe/model.ts';
 import { openSession } from '../session.ts';
-import { readStack } from '../stack.ts';
+import { heedLock, type LockOptions, readStack } from '../stack.ts';
 import { printable } from '../terminal.ts';
 
-interface Options {
+interface Options extends LockOptions {
   readonly base?: string;
   readonly deep?: boolean;
   readonly json?: boolean;
@@ -29,12 +29,15 @@ export const inspectCommand = (): Command =>
     .addHelpText('after', '\nExample:\n  $ attune inspect sketch.safetensors --base ./sd15')
     .action(inspectAction);
 
-async function inspectAction(file: string, { base, deep, json }: Options): Promise<void> {
+async function inspectAction(file: string, { base, deep, json, ...lock }: Options): Promise<void> {
   const argument = base === undefined ? undefined : await readStack(base);
   const { loader } = openSession(
     {},
     argument ? { folder: argument.folder, paths: argument.stack.plugins } : {},
   );
+  const heeded = base ?? (/\.ya?ml$/.test(file) ? file : undefined);
+  if (heeded !== undefined)
+    await heedLock(heeded, argument ?? (await readStack(heeded)), loader, lock);
   const found = await inspect(pulled(file), {
     loader,
     ...(deep ? { deep } : {}),

@@ -17,11 +17,11 @@ import {
   probeSampling,
 } from '../probe/run.ts';
 import { readTensors, refuseNonFinite } from '../probe/tensors.ts';
-import { openStackSession } from '../stack.ts';
+import { type LockOptions, openStackSession } from '../stack.ts';
 import { say } from '../terminal.ts';
 import { devices, number, positive, runtimeOf } from './arguments.ts';
 
-interface Options {
+interface Options extends LockOptions {
   readonly inputs: string;
   readonly out: string;
   readonly part: PartName;
@@ -64,7 +64,7 @@ export const probeCommand = (): Command =>
 
 async function probeAction(name: string, options: Options): Promise<void> {
   checkUsage(options);
-  const session = await openStackSession(name, runtimeOf(options));
+  const session = await openStackSession(name, runtimeOf(options), options);
   const { loader, runtime } = session;
   const tensors = readTensors(options.inputs);
   const cotangents = options.vjp === undefined ? undefined : readTensors(options.vjp);

@@ -7,10 +7,10 @@ import { backbonePaths, loadModel, openStack, type PluginLoader, Tokenizer } fro
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
-import { openStackSession, type StackArgument } from '../stack.ts';
+import { type LockOptions, openStackSession, type StackArgument } from '../stack.ts';
 import { printable, warn } from '../terminal.ts';
 
-interface Options {
+interface Options extends LockOptions {
   readonly json?: boolean;
 }
 
@@ -29,9 +29,9 @@ export const tokenizeCommand = (): Command =>
 async function tokenizeAction(
   name: string,
   texts: readonly string[],
-  { json }: Options,
+  { json, ...lock }: Options,
 ): Promise<void> {
-  const session = await openStackSession(name);
+  const session = await openStackSession(name, {}, lock);
   const tokenizer = await tokenizerOf(session, session.loader);
   for (const text of texts) {
     const { ids, length, truncated } = tokenizer.encode(text);

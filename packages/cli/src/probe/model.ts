@@ -15,7 +15,11 @@ import { warn } from '../terminal.ts';
 
 export async function openWhole(argument: StackArgument, loader: PluginLoader): Promise<Model> {
   for (const warning of stackWarnings(argument)) warn(warning);
-  const model = await openStack(argument.stack, argument.folder, loader);
+  return completed(await openStack(argument.stack, argument.folder, loader, { onWarning: warn }));
+}
+
+/** A stack's model with every weight there, or an error that names what is missing. */
+export function completed(model: Model): Model {
   const { params } = inventory(model, nominalDims);
   const adapters = model.adapters.map(({ name }) => `${name}.`);
   const missing = [...params.keys()].filter(

@@ -16,10 +16,12 @@ export interface Page {
   /** Beside each other, as far as the window is wide. */
   readonly pictures: readonly Picture[];
   readonly reports: readonly Report[];
+  /** HTML of this folder's own making, before the tables. */
+  readonly sections?: readonly string[];
 }
 
 /** The page as text. Everything that comes from outside is escaped. */
-export function htmlPage({ title, about, pictures, reports }: Page): string {
+export function htmlPage({ title, about, pictures, reports, sections = [] }: Page): string {
   const figures = pictures.map(
     ({ label, bytes, type }) =>
       `<figure><img alt="${escaped(label)}" src="data:${type};base64,${Buffer.from(bytes).toString('base64')}"><figcaption>${escaped(label)}</figcaption></figure>`,
@@ -32,9 +34,8 @@ export function htmlPage({ title, about, pictures, reports }: Page): string {
 <style>${style}</style>
 <h1>${escaped(title)}</h1>
 ${about.map((text) => `<p>${escaped(text)}</p>`).join('\n')}
-<div class="pictures">
-${figures.join('\n')}
-</div>
+${figures.length ? `<div class="pictures">\n${figures.join('\n')}\n</div>` : ''}
+${sections.join('\n')}
 ${reports.map(table).join('\n')}
 </html>
 `;
@@ -71,7 +72,12 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; font-weight: normal; }
 thead th { color: #555; vertical-align: bottom; } th:first-child { text-align: left; }
 .note { color: #555; }
+.heats { display: flex; flex-wrap: wrap; gap: 1.5rem 3rem; margin: 1.5rem 0 0.5rem; }
+.heat { border-collapse: separate; border-spacing: 2px; } .heat caption { text-align: left; font-weight: 600; padding-bottom: 0.3rem; }
+.heat th { border: 0; } .heat tbody th { font-family: ui-monospace, monospace; font-size: 0.85rem; }
+.heat td { border: 0; border-radius: 4px; text-align: center; min-width: 6.5rem; white-space: pre; } .heat .none { color: #999; background: #f5f5f5; }
+.scale { display: flex; align-items: center; gap: 0.5rem; color: #555; font-size: 0.85rem; } .scale i { width: 10rem; height: 0.7rem; border-radius: 4px; }
 `;
 
-const escaped = (text: string): string =>
+export const escaped = (text: string): string =>
   text.replaceAll(/[&<>"']/g, (character) => `&#${character.codePointAt(0)};`);

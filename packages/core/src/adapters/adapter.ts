@@ -31,6 +31,9 @@ export interface Port {
   readonly defaultTo?: string;
 }
 
+/** Names of ports that editing knows how to feed. */
+export const portRoles = ['image', 'encoder_hidden_states', 'first_frame', 'task'] as const;
+
 export type Ports = Readonly<Record<string, Port>>;
 
 /** The ports as tensors; reading one makes it an input of the program. */

@@ -1,6 +1,6 @@
 /** A model folder in diffusers' layout, or a single-file checkpoint, as a Model. */
 
-import { existsSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { AttuneError, Weights } from '@attune/engine';
@@ -68,6 +68,23 @@ const partOf: Readonly<Record<string, (typeof modelParts)[number]>> = {
   AutoencoderTiny: 'vae',
   CLIPTextModel: 'text_encoder',
 };
+
+/** What of a model folder is read beside weights: configs, the scheduler, the tokenizer's files. */
+export function companionFiles(folder: string): string[] {
+  const tokenizer = join(folder, 'tokenizer');
+  return [
+    'config.json',
+    ...modelParts.map((name) => join(name, 'config.json')),
+    join('scheduler', 'scheduler_config.json'),
+    ...(existsSync(tokenizer)
+      ? readdirSync(tokenizer)
+          .filter((name) => /\.(json|txt)$/.test(name))
+          .map((name) => join('tokenizer', name))
+      : []),
+  ]
+    .map((name) => join(folder, name))
+    .filter((file) => existsSync(file));
+}
 
 export interface LoadOptions {
   /** Accept parts without weights, to be initialised. */

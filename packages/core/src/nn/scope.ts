@@ -83,6 +83,15 @@ export interface BoundTap {
   gate(value: Tensor, site: Site): Tensor | undefined;
 }
 
+/** A delta that became part of a site's value: gate · delta. */
+export interface Added {
+  readonly adapter: string;
+  /** `kind:address` */
+  readonly site: string;
+  readonly delta: Tensor;
+  readonly gate: Tensor | undefined;
+}
+
 export interface ParamInfo {
   readonly name: string;
   readonly shape: Shape;
@@ -98,8 +107,10 @@ export class Trace {
   /** Every visited site: `kind:address` → the value after its taps. */
   readonly sites = new Map<string, Tensor>();
   readonly marks: number[] = [];
-  /** Sites each tap has acted on. */
-  readonly acted = new Map<BoundTap, number>();
+  /** Sites each tap has acted on, as `kind:address`. */
+  readonly acted = new Map<BoundTap, string[]>();
+  /** What was added where, in order. */
+  readonly added: Added[] = [];
   readonly #counts = new Map<SiteKind, number>();
 
   constructor({
@@ -146,7 +157,9 @@ export class Trace {
       const root = new Scope(this, tap.adapter, call);
       const site: Site = { kind, address, index, call, scope: root.at(address), root, ...operands };
       now = this.#apply(now, tap.delta(now, site), tap, site);
-      this.acted.set(tap, (this.acted.get(tap) ?? 0) + 1);
+      const places = this.acted.get(tap);
+      if (places) places.push(`${kind}:${address}`);
+      else this.acted.set(tap, [`${kind}:${address}`]);
     }
     this.sites.set(`${kind}:${address}`, now);
     return now;
@@ -162,6 +175,7 @@ export class Trace {
         { adapter: tap.adapter, address, value: value.shape, delta: delta.shape },
       );
     const gate = tap.gate(a, site);
+    this.added.push({ adapter: tap.adapter, site: `${kind}:${address}`, delta: b, gate });
     if (!gate || gate.size === 1) return accumulate(a, b, gate);
     return add(...meet(a, broadcast(b, gate, call), call));
   }

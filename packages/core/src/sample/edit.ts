@@ -2,6 +2,7 @@
 
 import { AttuneError, type F32Array, i64, type NDArray, Rng, zeros } from '@attune/engine';
 
+import { portRoles } from '../adapters/adapter.ts';
 import type { Model } from '../models/model.ts';
 import type { Plan } from '../schedule/sampler.ts';
 import type { Guidance } from './guidance.ts';
@@ -46,9 +47,8 @@ export interface EditModels {
 
 type Feeds = Record<string, NDArray>;
 
-/** Roles that `edit` can play, by the name of a port. */
-const roles = ['image', 'encoder_hidden_states', 'first_frame', 'task'] as const;
-type Role = (typeof roles)[number];
+/** What an edit feeds, by the name of a port. */
+type Role = (typeof portRoles)[number];
 
 /** Full names of a stack's ports by their role; throws where one is required that an edit does not know. */
 function portsByRole({ adapters }: Model): Record<Role, string[]> {
@@ -60,11 +60,12 @@ function portsByRole({ adapters }: Model): Record<Role, string[]> {
   };
   for (const { name, ports = {} } of adapters)
     for (const [port, spec] of Object.entries(ports)) {
-      if ((roles as readonly string[]).includes(port)) found[port as Role].push(`${name}.${port}`);
+      if ((portRoles as readonly string[]).includes(port))
+        found[port as Role].push(`${name}.${port}`);
       else if (spec.defaultTo === undefined)
         throw new AttuneError(
           'MISSING_PORT',
-          `${name}.${port} must be fed, and an edit knows only ${roles.join(', ')}; run the model with sample() instead.`,
+          `${name}.${port} must be fed, and an edit knows only ${portRoles.join(', ')}; run the model with sample() instead.`,
           { adapter: name, port },
         );
     }

@@ -34,6 +34,23 @@ export type PredictionType = ScheduleConfig['prediction_type'];
 /** Where sampling times lie (Lin et al. 2024, table 2). */
 export type Spacing = ScheduleConfig['timestep_spacing'];
 
+/** The keys that say how noisy training was and what its prediction stood for. */
+const trainingKeys = [
+  'num_train_timesteps',
+  'beta_schedule',
+  'beta_start',
+  'beta_end',
+  'trained_betas',
+  'rescale_betas_zero_snr',
+  'prediction_type',
+] as const satisfies readonly (keyof ScheduleConfig)[];
+
+/** The part of a config that what is trained with it depends on. */
+export const trainingPart = (config: ScheduleConfig): Partial<ScheduleConfig> =>
+  Object.fromEntries(
+    trainingKeys.flatMap((key) => (config[key] == null ? [] : [[key, config[key]]])),
+  );
+
 /** x = alpha · x₀ + sigma · ε, alpha² + sigma² = 1. */
 export interface Level {
   readonly alpha: number;

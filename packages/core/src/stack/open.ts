@@ -5,17 +5,22 @@ import { basename, dirname, join, resolve } from 'node:path';
 
 import { AttuneError, Weights } from '@attune/engine';
 
+import type { Adapter } from '../adapters/adapter.ts';
 import { compose } from '../adapters/compose.ts';
+import type { Strength } from '../adapters/strength.ts';
 import { pulled } from '../hub/cache.ts';
 import { isHubReference } from '../hub/reference.ts';
 import { readJson, readWeights } from '../models/folder.ts';
 import { loadModel } from '../models/load.ts';
 import type { Model } from '../models/model.ts';
 import type { PluginLoader } from '../plugins/loader.ts';
-import type { AdapterFile } from '../plugins/plugin.ts';
+import type { AdapterFile, AdapterKind, Detection } from '../plugins/plugin.ts';
+import { baseFamily } from '../plugins/survey.ts';
 import { NoiseSchedule } from '../schedule/noise.ts';
 import type { Plan, Sampler } from '../schedule/sampler.ts';
-import { checkFile, type Sampling, type StackFile } from './schema.ts';
+import { checkParts, findingText } from './check.ts';
+import { type Declared, declaredOf } from './declared.ts';
+import { checkFile, entryName, type Sampling, type StackEntry, type StackFile } from './schema.ts';
 import { type ReadMask, readStrength, readTensorMask } from './strength.ts';
 
 export interface OpenOptions {
@@ -25,19 +30,76 @@ export interface OpenOptions {
   readonly stills?: boolean;
   /** Reads the masks of strengths. Default: .safetensors files with a tensor `mask`. */
   readonly readMask?: ReadMask;
+  /** Frames at once that the stack is opened for; more than an adapter sees are refused. */
+  readonly frames?: number;
+  /** Told what the check of the stack warns of. */
+  readonly onWarning?: (text: string) => void;
 }
 
-/** Opens a stack; paths are relative to `folder`, or name what was pulled from a hub (`hf:owner/name`). */
+/** One adapter of a stack, with what is known of it before any weight is read. */
+export interface StackPart {
+  readonly entry: StackEntry;
+  readonly adapter: Adapter;
+  readonly kind: AdapterKind;
+  /** Of the kind, with its defaults. */
+  readonly options: unknown;
+  readonly strength?: Strength;
+  readonly file?: AdapterFile;
+  readonly detection?: Detection;
+  readonly declared: Declared;
+}
+
+/** A stack taken apart. Headers and configs were read, no values of weights. */
+export interface StackParts {
+  /** The folder or file of the backbone. */
+  readonly path: string;
+  /** The folder that the configs of a single-file checkpoint come from. */
+  readonly config?: string;
+  readonly backbone: Model;
+  /** In order; those of strength 0 and those that stills leave out included. */
+  readonly parts: readonly StackPart[];
+  readonly model: Model;
+}
+
+/**
+ * Opens a stack; paths are relative to `folder`, or name what was pulled from a hub (`hf:owner/name`). Throws
+ * STACK_CONFLICT for what its check finds wrong.
+ */
 export async function openStack(
   stack: StackFile,
   folder: string,
   loader: PluginLoader,
-  { fresh = false, stills = false, readMask = readTensorMask }: OpenOptions = {},
+  options: OpenOptions = {},
 ): Promise<Model> {
-  const { path, config } = await backbonePaths(stack, folder, loader);
-  const loaded = await fromHub(stack.backbone, () =>
-    loadModel(path, { fresh, loader, ...(config === undefined ? {} : { config }) }),
+  const whole = await readStackParts(stack, folder, loader, options);
+  const findings = checkParts(
+    whole,
+    options.frames === undefined ? {} : { frames: options.frames },
   );
+  for (const finding of findings)
+    if (finding.level === 'warning') options.onWarning?.(findingText(finding));
+  refuseConflicts(findings);
+  return whole.model;
+}
+
+/** Throws STACK_CONFLICT with every error among the findings. */
+export function refuseConflicts(findings: ReturnType<typeof checkParts>): void {
+  const errors = findings.filter(({ level }) => level === 'error');
+  if (errors.length)
+    throw new AttuneError('STACK_CONFLICT', errors.map(findingText).join('\n'), {
+      topics: errors.map(({ topic }) => topic),
+    });
+}
+
+/** Takes a stack apart, for its check and its lock. Reads headers and configs only. */
+export async function readStackParts(
+  stack: StackFile,
+  folder: string,
+  loader: PluginLoader,
+  { fresh = false, stills = false, readMask = readTensorMask }: OpenOptions = {},
+): Promise<StackParts> {
+  const { path, ...config } = await backbonePaths(stack, folder, loader);
+  const loaded = await fromHub(stack.backbone, () => loadModel(path, { fresh, loader, ...config }));
   let model: Model = {
     ...loaded,
     ...(stack.train ? { train: stack.train } : {}),
@@ -45,31 +107,96 @@ export async function openStack(
       ? {}
       : { schedule: NoiseSchedule.of(stack.schedule, 'schedule') }),
   };
-  for (const { name, use, from, strength, train, stills: still, ...rest } of stack.adapters) {
-    if (stills && still === false) continue;
-    const kind = await loader.get('adapters', use);
-    const options = checkFile(kind.options, rest, `adapter ${name ?? use}`);
-    const file =
-      from === undefined
-        ? undefined
-        : await fromHub(from, () => readAdapterFile(placeOf(from, folder)));
-    const adapter = kind.create(
-      {
-        name: name ?? use.slice(use.indexOf('/') + 1),
-        model,
-        ...(file ? { file } : {}),
-        ...(strength === undefined
-          ? {}
-          : {
-              strength: await readStrength(strength, (mask) => resolve(folder, mask), readMask),
-            }),
-        ...(train === undefined ? {} : { train }),
-      },
-      options,
-    );
-    if (!(stills && adapter.mixesFrames)) model = compose(model, adapter);
+  const prepared = [];
+  for (const entry of stack.adapters) prepared.push(await prepare(entry, folder, loader, readMask));
+  const parts: StackPart[] = [];
+  for (const [i, one] of prepared.entries()) {
+    const adapter = create(one, model, loaded, prepared.slice(i + 1));
+    const { entry, file } = one;
+    parts.push({ ...one, adapter, declared: declaredOf(entry, adapter, file) });
+    const left = stills && (entry.stills === false || adapter.mixesFrames);
+    if (!left) model = compose(model, adapter);
   }
-  return model;
+  return { path, ...config, backbone: loaded, parts, model };
+}
+
+type Prepared = Omit<StackPart, 'adapter' | 'declared'>;
+
+async function prepare(
+  entry: StackEntry,
+  folder: string,
+  loader: PluginLoader,
+  readMask: ReadMask,
+): Promise<Prepared> {
+  const { name: _, use, from, strength, train, stills, trained_with, license, ...rest } = entry;
+  const kind = await loader.get('adapters', use);
+  const options = checkFile(kind.options, rest, `adapter ${entryName(entry)}`);
+  const file =
+    from === undefined
+      ? undefined
+      : await fromHub(from, () => readAdapterFile(placeOf(from, folder)));
+  const detection = file && kind.detect?.(file);
+  return {
+    entry,
+    kind,
+    options,
+    ...(strength === undefined
+      ? {}
+      : { strength: await readStrength(strength, (mask) => resolve(folder, mask), readMask) }),
+    ...(file ? { file } : {}),
+    ...(detection ? { detection } : {}),
+  };
+}
+
+/** The adapter of an entry on a model; what keeps it from being made is explained where it can be. */
+function create(
+  prepared: Prepared,
+  model: Model,
+  backbone: Model,
+  later: readonly Prepared[],
+): Adapter {
+  try {
+    return made(prepared, model);
+  } catch (error) {
+    if (!AttuneError.is(error)) throw error;
+    const name = entryName(prepared.entry);
+    const [own, base] = [prepared.detection?.base, baseFamily(backbone.weights)];
+    if (own !== undefined && base !== undefined && own !== base)
+      throw new AttuneError(
+        'STACK_CONFLICT',
+        `${name} was made for ${own}, the backbone is ${base}: take a file for ${base}, or the backbone it was trained on (${error.message})`,
+        { adapter: name, own, base },
+      );
+    const after = later.find((other) => fitsAfter(prepared, other, model));
+    if (!after) throw error;
+    const other = entryName(after.entry);
+    throw new AttuneError(
+      'STACK_CONFLICT',
+      `${name} acts inside ${other}, which comes after it in the stack: put ${name} after ${other}.`,
+      { adapter: name, after: other },
+    );
+  }
+}
+
+const made = ({ entry, kind, options, strength, file }: Prepared, model: Model): Adapter =>
+  kind.create(
+    {
+      name: entryName(entry),
+      model,
+      ...(file ? { file } : {}),
+      ...(strength === undefined ? {} : { strength }),
+      ...(entry.train === undefined ? {} : { train: entry.train }),
+    },
+    options,
+  );
+
+function fitsAfter(prepared: Prepared, other: Prepared, model: Model): boolean {
+  try {
+    made(prepared, compose(model, made(other, model)));
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** The sampler that `sampling` of a stack or a command names. Throws BAD_PLAN where its plan cannot be run. */
@@ -148,7 +275,7 @@ export function readAdapterFile(path: string): AdapterFile {
   return {
     path,
     weights,
-    metadata: whole ? {} : weights.metadata,
+    metadata: weights.metadata,
     ...(config ? { config: readJson(config) } : {}),
   };
 }

@@ -4,6 +4,9 @@ import { AttuneError, nearest } from '@attune/engine';
 import { parseDocument, stringify } from 'yaml';
 import { z } from 'zod';
 
+/** Noise and prediction type, as keys of a scheduler config. */
+const TrainedWith = z.looseObject({});
+
 /** A strength in full: see `Modulation`; a mask is a file. */
 const ModulationEntry = z.strictObject({
   scale: z.number().optional(),
@@ -40,8 +43,16 @@ export const StackEntry = z.looseObject({
   train: Train.optional(),
   /** False: not for single frames (pictures, the first frame of a clip), as one aligned for clips. */
   stills: z.boolean().optional(),
+  /** What it was trained with, where its file does not say or is wrong: keys of a scheduler config. */
+  trained_with: TrainedWith.optional(),
+  /** The terms its weights come under, an SPDX identifier, where its file does not say. */
+  license: z.string().optional(),
 });
 export type StackEntry = z.infer<typeof StackEntry>;
+
+/** The name of an entry's adapter: its own, or that of its kind. */
+export const entryName = ({ name, use }: Pick<StackEntry, 'name' | 'use'>): string =>
+  name ?? use.slice(use.indexOf('/') + 1);
 
 /** A sampler by its id, alone or with its options beside. */
 const SamplerEntry = z.union([z.string(), z.looseObject({ use: z.string() })]);
@@ -63,6 +74,8 @@ export const StackFile = z.strictObject({
   backbone: z.string(),
   /** For a single-file checkpoint: the model folder whose configs, scheduler and tokenizer it takes. */
   config: z.string().optional(),
+  /** The terms the backbone comes under, an SPDX identifier, where its folder does not say. */
+  license: z.string().optional(),
   /** `default` is the backbone's own; else a scheduler config to use instead. */
   schedule: z.union([z.literal('default'), z.looseObject({})]).default('default'),
   adapters: z.array(StackEntry).default([]),

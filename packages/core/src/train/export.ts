@@ -8,6 +8,8 @@ import { type NDArray, toF32, toHalf, writeSafetensors } from '@attune/engine';
 import { inventory, trainability } from '../adapters/compose.ts';
 import type { Model } from '../models/model.ts';
 import { nominalDims } from '../models/net.ts';
+import { trainingPart } from '../schedule/noise.ts';
+import { TRAINED_WITH } from '../stack/declared.ts';
 import type { Params } from './learner.ts';
 
 /** File names that diffusers and transformers look for. */
@@ -65,7 +67,13 @@ export function exportTrained(
           ? join(whole, 'diffusion_pytorch_model.safetensors')
           : `${whole}.safetensors`,
         { ...tensors, ...Object.fromEntries(keyed) },
-        { ...own, ...metadata },
+        {
+          ...own,
+          ...(model.schedule
+            ? { [TRAINED_WITH]: JSON.stringify(trainingPart(model.schedule.config)) }
+            : {}),
+          ...metadata,
+        },
       );
       continue;
     }

@@ -1,5 +1,6 @@
 /** Files as untrusted bytes. */
 
+import { createHash } from 'node:crypto';
 import { closeSync, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 
 import { AttuneError, badFile } from '../errors.ts';
@@ -28,6 +29,18 @@ export function withFile<T>(
     closeSync(handle);
   }
 }
+
+/** Bytes handled at a time. */
+const chunk = 16 * 2 ** 20;
+
+/** SHA-256 of a file's bytes from `start` on, in hexadecimal, read piece by piece. Throws as `withFile` does. */
+export const hashOf = (file: string, start = 0): string =>
+  withFile(file, (handle, _, size) => {
+    const hash = createHash('sha256');
+    for (let at = start; at < size; at += chunk)
+      hash.update(readBytes(handle, at, Math.min(chunk, size - at), file));
+    return hash.digest('hex');
+  });
 
 export const reasonOf = (error: unknown): string =>
   error instanceof Error ? error.message : String(error);

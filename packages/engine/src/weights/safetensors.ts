@@ -1,6 +1,5 @@
 /** Files of tensors: read lazily and strictly, written atomically. */
 
-import { createHash } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 
 import { AttuneError, badArgument, badFile, nearest } from '../errors.ts';
@@ -12,7 +11,7 @@ import {
   type NDArray,
   sizeOf,
 } from '../runtime/array.ts';
-import { readBytes, reasonOf, withFile } from './file.ts';
+import { hashOf, readBytes, reasonOf, withFile } from './file.ts';
 import { brief, dtypes, maxHeader, parseHeader, type TensorEntry } from './header.ts';
 
 /** An open file: its header is in memory, tensors are read on demand. Keeps no handle. */
@@ -64,13 +63,7 @@ export function openSafetensors(file: string): SafetensorsFile {
       const bytes = withFile(path, (handle) => readBytes(handle, entry.offset, entry.length, file));
       return fromBytes(bytes, entry.dtype, entry.shape);
     },
-    payloadHash: () =>
-      withFile(path, (handle) => {
-        const hash = createHash('sha256');
-        for (let at = start; at < size; at += chunk)
-          hash.update(readBytes(handle, at, Math.min(chunk, size - at), file));
-        return hash.digest('hex');
-      }),
+    payloadHash: () => hashOf(path, start),
   };
 }
 
