@@ -44,7 +44,16 @@ test.each(['look.safetensors', 'look.kohya.safetensors'])('%s', async (file) => 
   const saved = save(model, 'look');
   const [before, after] = [openSafetensors(path), openSafetensors(saved)];
   expect([...after.tensors.keys()].toSorted()).toEqual([...before.tensors.keys()].toSorted());
-  expect(after.metadata).toEqual({ ...before.metadata, 'attune.step': '7' });
+  const { 'attune.trained_with': trainedWith, ...metadata } = after.metadata;
+  expect(metadata).toEqual({ ...before.metadata, 'attune.step': '7' });
+  expect(JSON.parse(trainedWith)).toEqual({
+    num_train_timesteps: 1000,
+    beta_schedule: 'scaled_linear',
+    beta_start: 0.00085,
+    beta_end: 0.012,
+    rescale_betas_zero_snr: true,
+    prediction_type: 'v_prediction',
+  });
   const again = readLora(readAdapterFile(saved), base);
   expect(again.modules).toEqual(first.modules);
   for (const name of first.weights.names()) {

@@ -94,8 +94,9 @@ async function composeAction(
   report(found, whole.adapters, { written: written ?? null, lockedAs, json: json ?? false });
 }
 
+const usage = (what: string): AttuneError => new AttuneError('USAGE', what);
+
 function checkUsage(adapters: readonly string[], { out, check, lock, force }: Options): void {
-  const usage = (what: string) => new AttuneError('USAGE', what);
   if (!out && !check && !lock)
     throw usage('Say where the stack goes (--out stack.yaml), --check it, or --lock it.');
   if (lock && (out || adapters.length > 0))

@@ -53,8 +53,8 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
   const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { stack, folder, loader, runtime } = session;
   stackWarnings(session).forEach(warn);
-  const { frames } = options;
-  const model = await openStack(stack, folder, loader, { frames, onWarning: warn });
+  const how = { frames: options.frames, onWarning: warn };
+  const model = await openStack(stack, folder, loader, how);
   const runner = new ModelRunner(model, runtime);
   try {
     const sampler = await openSampler(options.sampler ?? stack.sampling?.sampler ?? 'ddim', loader);

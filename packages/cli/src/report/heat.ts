@@ -6,11 +6,11 @@ export interface HeatMap {
   readonly title: string;
   readonly rows: readonly string[];
   readonly columns: readonly string[];
-  /** A share 0 … 1 and what to say of it when pointed at; undefined where there is none. */
-  cell(
+  /** A share 0 … 1, a small number beside it, and what to say when pointed at; undefined where there is none. */
+  readonly cell: (
     row: string,
     column: string,
-  ): { readonly share: number; readonly text: string; readonly hint: string } | undefined;
+  ) => { readonly share: number; readonly beside: string; readonly hint: string } | undefined;
 }
 
 export function heatMap({ title, rows, columns, cell }: HeatMap): string {
@@ -18,8 +18,8 @@ export function heatMap({ title, rows, columns, cell }: HeatMap): string {
     const cells = columns.map((column) => {
       const found = cell(row, column);
       if (!found) return '<td class="none" title="one of the two changes nothing here">–</td>';
-      const { share, text, hint } = found;
-      return `<td style="background:${shade(share)};color:${share > 0.55 ? '#fff' : '#222'}" title="${escaped(hint)}">${escaped(text)}</td>`;
+      const { share, beside, hint } = found;
+      return `<td style="background:${shade(share)};color:${share > 0.55 ? '#fff' : '#222'}" title="${escaped(hint)}">${share.toFixed(2)} <small>${escaped(beside)}</small></td>`;
     });
     return `<tr><th>${escaped(row)}</th>${cells.join('')}</tr>`;
   });

@@ -86,11 +86,10 @@ export function interferencePage(stack: string, found: Interference): string {
       cell: (block, pair) => {
         const one = cells.get(`${block}\n${pair}`);
         if (!one) return undefined;
-        const sign = one.cosine < 0 ? '−' : '+';
-        const cosine = `${sign}${Math.abs(one.cosine).toFixed(2)}`;
+        const cosine = signed(one.cosine);
         return {
           share: one.overlap,
-          text: `${one.overlap.toFixed(2)}  ${cosine}`,
+          beside: cosine,
           hint: `${pair} in ${block}, ${label}: overlap ${one.overlap.toFixed(3)}, cosine ${cosine}`,
         };
       },
@@ -103,6 +102,12 @@ export function interferencePage(stack: string, found: Interference): string {
     sections: found.adapters.length > 1 ? [heatMaps(maps, 'overlap')] : [],
     reports: [changes(found)],
   });
+}
+
+/** With its sign, as far as its digits show one. */
+function signed(value: number): string {
+  const text = Math.abs(value).toFixed(2);
+  return text === '0.00' ? text : `${value < 0 ? '−' : '+'}${text}`;
 }
 
 const allOverlaps = (found: Interference): Overlap[] =>

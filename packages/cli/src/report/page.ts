@@ -75,7 +75,7 @@ thead th { color: #555; vertical-align: bottom; } th:first-child { text-align: l
 .heats { display: flex; flex-wrap: wrap; gap: 1.5rem 3rem; margin: 1.5rem 0 0.5rem; }
 .heat { border-collapse: separate; border-spacing: 2px; } .heat caption { text-align: left; font-weight: 600; padding-bottom: 0.3rem; }
 .heat th { border: 0; } .heat tbody th { font-family: ui-monospace, monospace; font-size: 0.85rem; }
-.heat td { border: 0; border-radius: 4px; text-align: center; min-width: 6.5rem; white-space: pre; } .heat .none { color: #999; background: #f5f5f5; }
+.heat td { border: 0; border-radius: 4px; text-align: center; min-width: 6.5rem; white-space: nowrap; } .heat th:first-child { padding-left: 0; } .heat .none { color: #999; background: #f5f5f5; }
 .scale { display: flex; align-items: center; gap: 0.5rem; color: #555; font-size: 0.85rem; } .scale i { width: 10rem; height: 0.7rem; border-radius: 4px; }
 `;
 

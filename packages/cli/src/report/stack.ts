@@ -94,7 +94,7 @@ function terms({ license: { strictest, asks, unknown } }: StackLock): string {
 
 function lockLines(stackFile: string, drift: readonly string[] | undefined): string[] {
   const name = basename(lockFileOf(stackFile));
-  if (!drift) return [`lock: no ${name} (attune compose ${stackFile} --lock writes it)`];
+  if (!drift) return [`lock: no ${name} beside it (--lock writes it)`];
   if (drift.length === 0) return [`lock: ${name} is up to date`];
   return [`lock: ${name} is out of date (locked → now):`, ...drift.map((line) => `  ${line}`)];
 }

@@ -56,7 +56,9 @@ const textWidths: ReadonlyMap<number, string> = new Map([
   [2048, 'sdxl'],
 ]);
 
-const readsText = /attn2[._]to_k\.(?:weight|lora_A(?:\.\w+)?\.weight|lora_down\.weight)$/;
+/** In motion modules the second attention reads frames. */
+const readsText =
+  /^(?!.*motion_modules).*attn2[._]to_k\.(?:weight|lora_A(?:\.\w+)?\.weight|lora_down\.weight)$/;
 
 /** The family of models that weights belong to, by a layer that reads text. */
 export function baseFamily(weights: Weights): string | undefined {

@@ -45,7 +45,8 @@ export function checkStack(stack: StackParts, asked: Asked = {}): Finding[] {
   const findings = checkParts(stack, asked);
   // A trace of a stack that is wrong would stop at what was found already.
   if (findings.some(({ level }) => level === 'error')) return findings;
-  return [...findings, ...shapes(stack), ...orders(stack)];
+  const odd = shapes(stack);
+  return [...findings, ...(odd.length ? odd : orders(stack))];
 }
 
 /** A schedule of the stack file that means another prediction than the backbone's own. */
@@ -71,7 +72,10 @@ const ways: Readonly<Record<ScheduleConfig['prediction_type'], string>> = {
 /** Angles between clean and noise that differ by less are one schedule. */
 const SAME_ANGLE = 1e-3;
 
-function training({ adapter: { name }, declared }: StackPart, { model }: StackParts): Finding[] {
+function training(
+  { entry, adapter: { name }, declared }: StackPart,
+  { model }: StackParts,
+): Finding[] {
   const { trainedWith, assumed } = declared;
   const { schedule } = model;
   if (!trainedWith || !schedule) return [];
@@ -79,7 +83,8 @@ function training({ adapter: { name }, declared }: StackPart, { model }: StackPa
   if (own !== schedule.predictionType)
     return [
       {
-        level: assumed ? 'warning' : 'error',
+        // What is trained again learns the other prediction.
+        level: assumed || entry.train ? 'warning' : 'error',
         topic: 'prediction',
         text: `${name} was ${assumed ? 'most likely ' : ''}trained to change a prediction of ${ways[own]}, the backbone predicts ${ways[schedule.predictionType]}`,
         fix: `take a backbone that predicts ${ways[own]}, or say trained_with: { prediction_type: ${schedule.predictionType} } in the entry of ${name} if that is wrong`,
@@ -121,13 +126,13 @@ function described({ config, length }: NoiseSchedule): string {
   return `${what}${length === 1000 ? '' : ` over ${length} times`}${zero ? ' at zero terminal SNR' : ''}`;
 }
 
-/** An adapter of another family of models. Its shapes are judged by `shapes`, where they could be composed. */
-function base({ adapter: { name }, detection }: StackPart, { backbone }: StackParts): Finding[] {
-  const [own, other] = [detection?.base, baseFamily(backbone.weights)];
+/** An adapter of another family of models: wrong where its shapes do not fit, else doubtful. */
+function base({ adapter: { name }, detection }: StackPart, stack: StackParts): Finding[] {
+  const [own, other] = [detection?.base, baseFamily(stack.backbone.weights)];
   if (own === undefined || other === undefined || own === other) return [];
   return [
     {
-      level: 'warning',
+      level: shapes(stack).length ? 'error' : 'warning',
       topic: 'base',
       text: `${name} was made for ${own}, the backbone is ${other}`,
       fix: `take a file for ${other}, or the backbone it was trained on`,

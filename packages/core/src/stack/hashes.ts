@@ -77,13 +77,11 @@ export class HashBook {
     try {
       mkdirSync(dirname(this.#file), { recursive: true });
       writeFileSync(temporary, JSON.stringify(known));
-      if (statSync(temporary).mtimeMs < written + COARSE) return;
+      if (statSync(temporary).mtimeMs < written + COARSE) return rmSync(temporary);
       renameSync(temporary, this.#file);
       this.#known = known;
     } catch {
       // As above.
-    } finally {
-      rmSync(temporary, { force: true });
     }
   }
 }

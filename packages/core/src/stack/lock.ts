@@ -91,8 +91,8 @@ export function lockOf(
   const bundled = loader.ids('backbones').includes(use)
     ? loader.owner('backbones', use).plugin
     : undefined;
-  const classes = Object.values(backbone.configs ?? {}).flatMap((config) => {
-    const { _class_name: name } = Object(config) as { _class_name?: unknown };
+  const classes = Object.values(backbone.configs ?? {}).flatMap((one) => {
+    const { _class_name: name } = Object(one) as { _class_name?: unknown };
     return typeof name === 'string' && name.includes('/') ? [name] : [];
   });
   const owners = [

@@ -160,6 +160,15 @@ function create(
   } catch (error) {
     if (!AttuneError.is(error)) throw error;
     const name = entryName(prepared.entry);
+    const after = later.find((other) => fitsAfter(prepared, other, model));
+    if (after) {
+      const other = entryName(after.entry);
+      throw new AttuneError(
+        'STACK_CONFLICT',
+        `${name} acts inside ${other}, which comes after it in the stack: put ${name} after ${other}.`,
+        { adapter: name, after: other },
+      );
+    }
     const [own, base] = [prepared.detection?.base, baseFamily(backbone.weights)];
     if (own !== undefined && base !== undefined && own !== base)
       throw new AttuneError(
@@ -167,14 +176,7 @@ function create(
         `${name} was made for ${own}, the backbone is ${base}: take a file for ${base}, or the backbone it was trained on (${error.message})`,
         { adapter: name, own, base },
       );
-    const after = later.find((other) => fitsAfter(prepared, other, model));
-    if (!after) throw error;
-    const other = entryName(after.entry);
-    throw new AttuneError(
-      'STACK_CONFLICT',
-      `${name} acts inside ${other}, which comes after it in the stack: put ${name} after ${other}.`,
-      { adapter: name, after: other },
-    );
+    throw error;
   }
 }
 

@@ -47,6 +47,11 @@ export interface Energy extends Pick<Added, 'adapter' | 'site'> {
   readonly value: number;
 }
 
+/** The order of nets: what the text encoder makes is the UNet's input. */
+const rank = (net: string): number => (net === 'text_encoder' ? 0 : 1);
+
+const energy = (x: Tensor): Tensor => sum(square(x));
+
 interface Part {
   readonly net: string;
   readonly program: Program;
@@ -69,8 +74,6 @@ export class Trial {
   constructor(model: Model, runtime: Runtime, wanted: (site: string) => boolean = () => false) {
     this.model = model;
     this.#dims = dimsOf(model);
-    // In this order: what the text encoder makes is the UNet's input.
-    const rank = (net: string): number => (net === 'text_encoder' ? 0 : 1);
     this.#parts = Object.keys(model.nets)
       .toSorted((a, b) => rank(a) - rank(b))
       .flatMap((net) => {
@@ -161,7 +164,6 @@ function partOf(
   runtime: Runtime,
   wanted: (site: string) => boolean,
 ): Part {
-  const energy = (x: Tensor): Tensor => sum(square(x));
   const outputs: Record<string, Tensor> = { ...traced.outputs };
   for (const [i, { delta, gate, site }] of trace.added.entries()) {
     outputs[`delta.${i}`] = energy(gate ? mul(delta, gate) : delta);
