@@ -1,5 +1,7 @@
 /** The interference of a stack's adapters as text and as a page. */
 
+import { basename } from 'node:path';
+
 import type { Interference, Interplay, Overlap } from '@attune/core';
 import type { Report } from '@attune/eval';
 
@@ -44,7 +46,7 @@ export function changes(found: Interference): Report {
       },
     })),
     notes: [
-      'Relative change of the prediction on a fixed small input: alone, the adapter on the bare backbone; left out, the stack less this adapter. Much less left out than alone: the others take its place or undo it.',
+      'Relative change of the prediction on a fixed small input: alone, the adapter on the bare backbone; left out, the stack less this adapter. Much less left out than alone: the others take its place or undo it. 0 alone: it acts inside another adapter.',
     ],
   };
 }
@@ -81,7 +83,7 @@ export function interferencePage(stack: string, found: Interference): string {
     const cells = new Map(overlaps.map((one) => [`${one.block}\n${pairName(one.pair)}`, one]));
     return {
       title: label,
-      rows: blocksOf(found),
+      rows: found.blocks,
       columns: [...new Set(allOverlaps(found).map(({ pair }) => pairName(pair)))],
       cell: (block, pair) => {
         const one = cells.get(`${block}\n${pair}`);
@@ -96,7 +98,7 @@ export function interferencePage(stack: string, found: Interference): string {
     };
   });
   return htmlPage({
-    title: `Interference in ${stack}`,
+    title: `Interference in ${/\.ya?ml$/.test(stack) ? basename(stack) : stack}`,
     about: found.adapters.length > 1 ? about : ['One adapter has nobody to interfere with.'],
     pictures: [],
     sections: found.adapters.length > 1 ? [heatMaps(maps, 'overlap')] : [],
@@ -112,8 +114,3 @@ function signed(value: number): string {
 
 const allOverlaps = (found: Interference): Overlap[] =>
   conditions(found).flatMap(([, { overlaps }]) => overlaps);
-
-/** Blocks where any pair meets, in the order of the net. */
-const blocksOf = (found: Interference): string[] => [
-  ...new Set(allOverlaps(found).map(({ block }) => block)),
-];

@@ -27,6 +27,8 @@ export interface Interplay {
 
 export interface Interference {
   readonly adapters: readonly string[];
+  /** Those that were compared, in the order of the net. */
+  readonly blocks: readonly string[];
   /** The change of the outputs that an adapter makes alone on the backbone, by name. */
   readonly alone: Readonly<Record<string, number>>;
   /** The adapter that aligns the others. */
@@ -72,9 +74,10 @@ export async function interference(
       const { outputs } = await without(...all.filter((other) => other !== name));
       alone[name] = change(outputs, bare.outputs);
     }
+    const blocks = [...new Set(Object.keys(bare.sites).map(blockOf))];
     const before = await interplay(align === undefined ? [] : [align]);
-    if (align === undefined) return { adapters, alone, before };
-    return { adapters, alone, align, before, after: await interplay([]) };
+    if (align === undefined) return { adapters, blocks, alone, before };
+    return { adapters, blocks, alone, align, before, after: await interplay([]) };
   } finally {
     await trial.release();
   }
