@@ -45,6 +45,16 @@ function locked() {
   return { folder, stack, lock, read };
 }
 
+/** What a locked stack's folder holds, and places in it for what commands read and write. */
+const paths = (folder: string) => ({
+  folder,
+  stack: join(folder, 'stack.yaml'),
+  file: join(folder, 'look.safetensors'),
+  inputs: join(folder, 'in.safetensors'),
+  picture: join(folder, 'lion.png'),
+  out: join(folder, 'out.png'),
+});
+
 /** The same tensors with one value more in one of them. */
 function touch(file: string): void {
   const source = openSafetensors(file);
@@ -119,46 +129,49 @@ describe('--frozen', () => {
     expect(attune('tokenize', stack, 'a dog', '--frozen').status).toBe(0);
   });
 
-  test('refuses drift with the differences, in every command that opens a stack', () => {
-    const { folder, stack } = locked();
-    touch(join(folder, 'look.safetensors'));
-    writeFileSync(
-      stack,
-      readFileSync(stack, 'utf8').replace('use: edit', 'use: edit\n    strength: 0.5'),
+  describe('refuses drift with the differences', () => {
+    const { folder, stack, file, inputs, picture, out } = paths(
+      join(mkdtempSync(join(tmpdir(), 'drift-')), 'stack'),
     );
-    const inputs = join(folder, 'in.safetensors');
-    const out = join(folder, 'out.png');
-    for (const args of [
+    beforeAll(() => {
+      cpSync(origin, folder, { recursive: true });
+      touch(file);
+      const text = readFileSync(stack, 'utf8');
+      writeFileSync(stack, text.replace('use: edit', 'use: edit\n    strength: 0.5'));
+      attune('generate', 'a lion', '--steps', '1', '-o', picture);
+    });
+
+    test.each([
       ['compose', stack, '--check'],
       ['inspect', stack],
-      ['inspect', join(folder, 'look.safetensors'), '--base', stack],
+      ['inspect', file, '--base', stack],
       ['tokenize', stack, 'a dog'],
       ['probe', stack, '--inputs', inputs, '--out', out],
-      ['convert', join(folder, 'look.safetensors'), '--base', stack, '--to', 'kohya', '-o', out],
+      ['convert', file, '--base', stack, '--to', 'kohya', '-o', out],
       ['generate', 'a dog', '--stack', stack, '-o', out],
-      ['edit', 'packages/pocket/README.md', '--stack', stack, '-i', 'x', '-o', out],
+      ['edit', picture, '--stack', stack, '-i', 'x', '-o', out],
       ['eval', 'pocket', '--stack', stack],
       ['report', stack],
-    ]) {
-      if (args[0] === 'edit') args[1] = picture(folder);
+    ])('in %s', (...args) => {
       const { status, stderr } = attune(...args, '--frozen');
-      expect([args[0], status, stderr]).toEqual([
-        args[0],
+      expect([status, stderr, existsSync(out)]).toEqual([
         2,
         expect.stringMatching(
           /is not what stack\.lock\.json says \(locked → now\):\n {2}adapters\.edit\.strength: 1 → 0\.5\n {2}adapters\.lora\.files\.look\.safetensors\.sha256: [0-9a-f]{12}… → [0-9a-f]{12}…\n.*--lock/,
         ),
+        false,
       ]);
-    }
-    expect(existsSync(out)).toBe(false);
-    const check = attune('compose', stack, '--check', '--no-proof');
-    expect(check.status).toBe(0);
-    expect(check.stdout).toMatch(
-      /out of date \(locked → now\):\n {2}adapters\.edit\.strength: 1 → 0\.5/,
-    );
-    // Locked anew, it is let through.
-    expect(attune('compose', stack, '--lock').status).toBe(0);
-    expect(attune('compose', stack, '--check', '--frozen', '--no-proof').status).toBe(0);
+    });
+
+    test('which compose --check tells, until the stack is locked anew', () => {
+      const check = attune('compose', stack, '--check', '--no-proof');
+      expect(check.status).toBe(0);
+      expect(check.stdout).toMatch(
+        /out of date \(locked → now\):\n {2}adapters\.edit\.strength: 1 → 0\.5/,
+      );
+      expect(attune('compose', stack, '--lock').status).toBe(0);
+      expect(attune('compose', stack, '--check', '--frozen', '--no-proof').status).toBe(0);
+    });
   });
 
   test('needs a stack file with a lock that can be read', () => {
@@ -278,11 +291,3 @@ describe('attune report', () => {
     expect([status, stderr]).toEqual([2, expect.stringMatching(message)]);
   });
 });
-
-/** A picture to edit, by the command itself. */
-function picture(folder: string): string {
-  const file = join(folder, 'lion.png');
-  if (!existsSync(file))
-    expect(attune('generate', 'a lion', '--steps', '1', '-o', file).status).toBe(0);
-  return file;
-}
