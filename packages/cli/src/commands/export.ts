@@ -15,11 +15,11 @@ import { untilInterrupted } from '../interrupt.ts';
 import { badOutput } from '../media/errors.ts';
 import { staged } from '../media/stage.ts';
 import { type PartName, partNets } from '../probe/run.ts';
-import { openStackSession, type StackSession } from '../stack.ts';
+import { type LockOptions, openStackSession, type StackSession } from '../stack.ts';
 import { printable, say, warn } from '../terminal.ts';
 import { positive, runtimeOf } from './arguments.ts';
 
-interface Options {
+interface Options extends LockOptions {
   readonly out: string;
   readonly part?: PartName | 'all';
   readonly format: string;
@@ -78,7 +78,7 @@ async function exportAction(name: string, options: Options): Promise<void> {
   const merging = /^merged-(?<id>.+)$/.exec(format)?.groups?.id;
   checkUsage(options, merging !== undefined);
   checkPlace(out, force);
-  const session = await openStackSession(name, runtimeOf(options));
+  const session = await openStackSession(name, runtimeOf(options), options);
   const title = /\.ya?ml$/.test(name) || existsSync(name) ? basename(name, extname(name)) : name;
   const write = async (folder: string, signal: AbortSignal): Promise<Report> => {
     const report =
