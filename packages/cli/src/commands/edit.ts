@@ -14,6 +14,7 @@ import {
 import { AttuneError, badArgument, type Device } from '@attune/engine';
 import { Command, Option } from 'commander';
 
+import { readMask } from '../mask.ts';
 import {
   assertWritable,
   fitFrame,
@@ -98,12 +99,16 @@ async function editAction(input: string, options: Options): Promise<void> {
   const { stack, folder, loader, runtime } = session;
   stackWarnings(session).forEach(warn);
   const how = {
+    readMask,
     onWarning: warn,
     ...(options.window === undefined ? {} : { frames: options.window }),
   };
   const models = {
     stack: new ModelRunner(await openStack(stack, folder, loader, how), runtime),
-    stills: new ModelRunner(await openStack(stack, folder, loader, { stills: true }), runtime),
+    stills: new ModelRunner(
+      await openStack(stack, folder, loader, { readMask, stills: true }),
+      runtime,
+    ),
   };
   const { model } = models.stack;
   if (source.kind === 'image' && model.adapters.some(({ mixesFrames }) => mixesFrames))

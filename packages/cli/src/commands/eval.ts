@@ -15,6 +15,7 @@ import { AttuneError, type Device } from '@attune/engine';
 import { Command, Option } from 'commander';
 import { z } from 'zod';
 
+import { readMask } from '../mask.ts';
 import { openSession } from '../session.ts';
 import { heedLock, type LockOptions, readStack } from '../stack.ts';
 import { pace, progress, warn } from '../terminal.ts';
@@ -71,7 +72,7 @@ async function evalAction(suite: string, options: Options): Promise<void> {
     const { stack, folder } = argument;
     await heedLock(file, argument, loader, options);
     const open = async (stills: boolean) => {
-      const how = stills ? { stills } : { onWarning: warn };
+      const how = { readMask, ...(stills ? { stills } : { onWarning: warn }) };
       return new ModelRunner(await openStack(stack, folder, loader, how), runtime);
     };
     const models = { stack: await open(false), stills: await open(true) };

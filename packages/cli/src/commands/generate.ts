@@ -4,6 +4,7 @@ import { generate, ModelRunner, openSampler, openStack, type Sampler } from '@at
 import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command } from 'commander';
 
+import { readMask } from '../mask.ts';
 import { assertWritable, columnsOf, sideBySide, writeMedia } from '../media/index.ts';
 import { type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
@@ -53,7 +54,7 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
   const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { stack, folder, loader, runtime } = session;
   stackWarnings(session).forEach(warn);
-  const how = { frames: options.frames, onWarning: warn };
+  const how = { frames: options.frames, readMask, onWarning: warn };
   const model = await openStack(stack, folder, loader, how);
   const runner = new ModelRunner(model, runtime);
   try {

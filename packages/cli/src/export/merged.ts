@@ -10,11 +10,11 @@ import {
   nominalDims,
   readAdapterFile,
   readStrength,
-  readTensorMask,
   type StackEntry,
 } from '@attune/core';
 import { AttuneError, writeSafetensors } from '@attune/engine';
 
+import { readMask } from '../mask.ts';
 import { openWhole } from '../probe/model.ts';
 import { comparison, outputsOf } from '../probe/outputs.ts';
 import type { StackSession } from '../stack.ts';
@@ -59,8 +59,7 @@ export async function exportMerged(
     );
   const strengths = await Promise.all(
     own.map(
-      ({ strength }) =>
-        strength && readStrength(strength, (path) => resolve(home, path), readTensorMask),
+      ({ strength }) => strength && readStrength(strength, (path) => resolve(home, path), readMask),
     ),
   );
   const parts = own.map((entry, i) => {

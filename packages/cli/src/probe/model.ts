@@ -10,12 +10,15 @@ import {
 } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 
+import { readMask } from '../mask.ts';
 import { type StackArgument, stackWarnings } from '../stack.ts';
 import { warn } from '../terminal.ts';
 
 export async function openWhole(argument: StackArgument, loader: PluginLoader): Promise<Model> {
   for (const warning of stackWarnings(argument)) warn(warning);
-  return completed(await openStack(argument.stack, argument.folder, loader, { onWarning: warn }));
+  return completed(
+    await openStack(argument.stack, argument.folder, loader, { readMask, onWarning: warn }),
+  );
 }
 
 /** A stack's model with every weight there, or an error that names what is missing. */
