@@ -36,7 +36,8 @@ async function inspectAction(file: string, { base, deep, json, ...lock }: Option
     argument ? { folder: argument.folder, paths: argument.stack.plugins } : {},
   );
   const heeded = base ?? (/\.ya?ml$/.test(file) ? file : undefined);
-  if (heeded !== undefined)
+  // A stack that cannot be read gets its verdict below.
+  if (heeded !== undefined && (lock.frozen || lock.verify))
     await heedLock(heeded, argument ?? (await readStack(heeded)), loader, lock);
   const found = await inspect(pulled(file), {
     loader,
