@@ -39,7 +39,12 @@ export class Part {
     this.#boundary = boundary;
   }
 
-  async run(feeds: Feeds, values: Values): Promise<Map<Tensor, NDArray>> {
+  /** `spent` are values that nobody reads after this run. */
+  async run(
+    feeds: Feeds,
+    values: Values,
+    spent?: ReadonlySet<Tensor>,
+  ): Promise<Map<Tensor, NDArray>> {
     if (this.outputs.length === 0) return new Map();
     const { session, inputs, names } = await (this.#loaded ??= this.#load().catch((error) => {
       this.#loaded = undefined;
@@ -47,7 +52,8 @@ export class Part {
     }));
     const fed: Record<string, NDArray> = {};
     for (const [name, t] of inputs) fed[name] = values.get(t) ?? checked(feeds, name, t);
-    const results = await session.run(fed, [...new Set(names)]);
+    const given = new Set([...inputs].filter(([, t]) => spent?.has(t)).map(([name]) => name));
+    const results = await session.run(fed, [...new Set(names)], given);
     return new Map(this.outputs.map((t, i) => [t, results[names[i]]]));
   }
 

@@ -17,9 +17,11 @@ export type Device = 'cpu' | 'cuda' | 'webgpu' | 'dml' | 'coreml';
 
 export interface Session {
   /** Runs the model. Inputs are read in place; outputs are fresh arrays. */
+  /** `spent` names feeds that the caller does not use again: a runtime may take their memory. */
   run(
     feeds: Readonly<Record<string, NDArray>>,
     outputs: readonly string[],
+    spent?: ReadonlySet<string>,
   ): Promise<Record<string, NDArray>>;
   /** Frees the session's memory; using it afterwards is an error. */
   release(): Promise<void>;

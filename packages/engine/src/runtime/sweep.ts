@@ -6,7 +6,14 @@ import { input, isInput, isLeaf } from '../graph/leaf.ts';
 import type { Segment } from '../graph/plan.ts';
 import { savedValues } from '../graph/remat.ts';
 import { ancestors, type Tensor } from '../graph/tensor.ts';
-import { type F32Array, isFloat, itemSize, type NDArray, sizeOf } from './array.ts';
+import {
+  type F32Array,
+  isFloat,
+  itemSize,
+  type NDArray,
+  sizeOf,
+  type TypedArray,
+} from './array.ts';
 import { checked, type Feeds, type Part } from './part.ts';
 import type { Program } from './program.ts';
 
@@ -30,6 +37,8 @@ export interface Tape {
   readonly values: Map<Tensor, NDArray>;
   /** False where the backward pass has to run the forward again. */
   readonly kept: boolean;
+  /** A backward pass has used up what was kept. */
+  spent?: boolean;
 }
 
 /** Cotangents gathered during a sweep, summed over consumers and steps. */
@@ -42,6 +51,8 @@ interface Backward {
   readonly back: Part;
   /** Forward and backward in one model. */
   readonly fused: Part;
+  /** What `back` reads beside its seeds. */
+  readonly reads: readonly Tensor[];
   readonly ys: readonly Tensor[];
   readonly seeds: readonly Tensor[];
   readonly xs: readonly Tensor[];
@@ -53,6 +64,8 @@ export class Sweep {
   readonly #forward: readonly Part[];
   readonly #backward: readonly (Backward | undefined)[];
   readonly #targets: readonly Tensor[];
+  /** Of each backward segment, what it is the last to read of a step's own values. */
+  readonly #last: readonly ReadonlySet<Tensor>[];
   readonly remat: Remat;
 
   constructor(
@@ -68,6 +81,7 @@ export class Sweep {
     for (const t of ancestors(Object.values(program.outputs)))
       if (t.inputs.some((x) => active.has(x))) active.add(t);
     this.#backward = program.segments.map((segment) => this.#differentiate(segment, active));
+    this.#last = this.#lastReads();
     this.remat =
       typeof remat === 'string'
         ? remat
@@ -92,6 +106,20 @@ export class Sweep {
     return { none: steps * step, step, segment: crossing + inside };
   }
 
+  /** Backward passes go from the last segment to the first; outputs belong to the caller. */
+  #lastReads(): ReadonlySet<Tensor>[] {
+    const { outputs, segments } = this.#program;
+    const kept = new Set<Tensor>([
+      ...Object.values(outputs),
+      ...segments.flatMap(({ rate, outputs: own }) => (rate === 'step' ? [] : own)),
+    ]);
+    return this.#backward.map((backward) => {
+      const mine = (backward?.reads ?? []).filter((t) => !isLeaf(t) && !kept.has(t));
+      for (const t of mine) kept.add(t);
+      return new Set(backward?.segment.rate === 'step' ? mine : []);
+    });
+  }
+
   #differentiate(segment: Segment, active: ReadonlySet<Tensor>): Backward | undefined {
     // The cotangent of a leaf that is an output is its gradient already.
     const ys = segment.outputs.filter((t) => active.has(t) && isFloat(t.dtype) && !isLeaf(t));
@@ -111,6 +139,7 @@ export class Sweep {
       seeds,
       xs,
       grads,
+      reads: boundary,
       keep: this.#program.part([...new Set([...segment.outputs, ...saved])], segment.crossing),
       back: this.#program.part(grads, boundary),
       fused: this.#program.part(grads, segment.crossing),
@@ -138,6 +167,12 @@ export class Sweep {
    * rate `step`) out. What belongs to the clip is poured into `bar`, summed over steps.
    */
   async back(tape: Tape, cotangents: Feeds, bar: Cotangents): Promise<Record<string, F32Array>> {
+    if (tape.spent)
+      throw new AttuneError(
+        'TAPE_SPENT',
+        'A tape was swept back twice: what a step keeps is used up by its backward pass; run the step again.',
+      );
+    if (tape.kept) tape.spent = true;
     const own: Cotangents = new Map();
     const { outputs, segments } = this.#program;
     for (const name of Object.keys(cotangents)) {
@@ -195,7 +230,7 @@ export class Sweep {
   /** `own` holds cotangents of this rate's values and inputs; those of slower ones go to `bar`. */
   async #sweep(rate: Segment['rate'], tape: Tape, own: Cotangents, bar: Cotangents): Promise<void> {
     const here = this.#program.segments
-      .map((segment, i) => ({ segment, backward: this.#backward[i] }))
+      .map((segment, i) => ({ segment, backward: this.#backward[i], last: this.#last[i] }))
       .filter(({ segment }) => segment.rate === rate);
     if (!here.some(({ backward }) => backward)) return;
     const fuse = !tape.kept && this.remat === 'segment';
@@ -209,18 +244,26 @@ export class Sweep {
         ? this.#targets.filter((t) => isInput(t) && t.attrs.rate === 'step')
         : []),
     ]);
-    for (const { backward } of here.toReversed()) {
+    for (const { backward, last } of here.toReversed()) {
       if (!backward) continue;
       const { ys, seeds, xs, grads } = backward;
       const feeds: Record<string, NDArray> = { ...tape.feeds };
       for (const [i, y] of ys.entries())
         feeds[(seeds[i].attrs as { name: string }).name] = own.get(y) ?? zeroLike(y);
       const part = fuse ? backward.fused : backward.back;
-      const results = await part.run(feeds, values);
+      const spent = fuse ? undefined : unshared(last, values);
+      const results = await part.run(feeds, values, spent);
+      for (const t of spent ?? []) values.delete(t);
       for (const [i, x] of xs.entries())
         pour(mine.has(x) ? own : bar, x, results.get(grads[i]) as F32Array);
     }
   }
+}
+
+/** Those values whose array no other value has, too. */
+function unshared(some: ReadonlySet<Tensor>, values: ReadonlyMap<Tensor, NDArray>): Set<Tensor> {
+  const others = new Set([...values].filter(([t]) => !some.has(t)).map(([, { data }]) => data));
+  return new Set([...some].filter((t) => !others.has(values.get(t)?.data as TypedArray)));
 }
 
 /** Sums that `pour` made itself, which nobody else holds yet. */

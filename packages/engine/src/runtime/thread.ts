@@ -64,9 +64,13 @@ const jobs = {
     await sessions[session].release();
   },
 };
+// What a run returns is handed over, not copied.
+const buffersOf = (request, value) =>
+  request.do === 'run' ? [...new Set(Object.values(value).map(({ data }) => data.buffer))] : [];
 parentPort.on('message', async ({ id, request }) => {
   try {
-    parentPort.postMessage({ id, value: await jobs[request.do](request) });
+    const value = await jobs[request.do](request);
+    parentPort.postMessage({ id, value }, buffersOf(request, value));
   } catch (error) {
     parentPort.postMessage({ id, error: String(error?.message ?? error) });
   }
@@ -101,12 +105,16 @@ export class ThreadRuntime implements Runtime {
     })) as number;
     let released = false;
     return {
-      run: async (feeds, outputs) => {
+      run: async (feeds, outputs, spent) => {
         if (released) throw new AttuneError('RELEASED', 'A released session was run.');
         const sent = Object.fromEntries(
           Object.entries(feeds).map(([name, array]) => [name, toWire(name, array)]),
         );
-        const wire = await this.#ask({ do: 'run', session, feeds: sent, outputs });
+        const given = Object.entries(sent).filter(([name]) => spent?.has(name));
+        const wire = await this.#ask(
+          { do: 'run', session, feeds: sent, outputs },
+          given.map(([, { data }]) => data),
+        );
         return Object.fromEntries(
           Object.entries(wire as Record<string, Wire>).map(([name, { type, dims, data }]) => [
             name,
@@ -131,15 +139,17 @@ export class ThreadRuntime implements Runtime {
     this.#worker = undefined;
   }
 
-  #ask(request: Request): Promise<unknown> {
+  /** `given` are arrays of the request that change hands; others are copied. */
+  #ask(request: Request, given: readonly TypedArray[] = []): Promise<unknown> {
     const worker = (this.#worker ??= this.#start());
     const id = this.#asked++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
       worker.ref();
-      // A thread is no window: there is no origin to name.
-      // oxlint-disable-next-line unicorn/require-post-message-target-origin
-      worker.postMessage({ id, request });
+      const whole = given.filter(({ buffer, byteLength }) => buffer.byteLength === byteLength);
+      worker.postMessage({ id, request }, [
+        ...new Set(whole.map(({ buffer }) => buffer as ArrayBuffer)),
+      ]);
     });
   }
 

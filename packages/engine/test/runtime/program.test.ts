@@ -131,6 +131,31 @@ describe.each(plans)('$segments segments, split $split', (options: (typeof plans
       });
   });
 
+  test.each(['none', 'step', 'segment'] as const)(
+    'remat %s on a thread of its own, to which what is kept is handed over',
+    async (remat) => {
+      const fork = runtime.fork();
+      const there = new Program(net.traced(), { runtime: fork, weights: net.weights, ...options });
+      expect(await swept(there, remat)).toEqual(await swept(program, remat));
+      await fork.release();
+    },
+  );
+
+  test('uses up what a step kept', async () => {
+    const sweep = program.sweep(['x'], 'none');
+    const clip = await sweep.clip(net.clipFeeds);
+    const feeds = { ...net.clipFeeds, x: net.noise, t: net.times[0] };
+    const { tape } = await sweep.step(clip, feeds);
+    const given = { sample: net.cotangents.x };
+    await sweep.back(tape, given, new Map());
+    await expect(sweep.back(tape, given, new Map())).rejects.toMatchObject({ code: 'TAPE_SPENT' });
+    // Of a step that keeps nothing every backward pass computes it again.
+    const again = program.sweep(['x'], 'step');
+    const { tape: light } = await again.step(await again.clip(net.clipFeeds), feeds);
+    const first = await again.back(light, given, new Map());
+    expect(await again.back(light, given, new Map())).toEqual(first);
+  });
+
   test('forecasts what its tapes hold; a budget takes the first remat that fits', async () => {
     const sweep = program.sweep([...net.clipNames, 'x']);
     const clip = await sweep.clip(net.clipFeeds);
