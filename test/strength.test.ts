@@ -101,7 +101,7 @@ const kinds: Readonly<Record<string, (strength: Strength) => Model>> = {
 };
 const cases = Object.entries(kinds);
 
-const given = (program: Program): Record<string, NDArray> =>
+const drawn = (program: Program): Record<string, NDArray> =>
   Object.fromEntries(
     [...program.inputs]
       .filter(([name, { op }]) => op.name === 'input' && !name.startsWith('gate.'))
@@ -118,7 +118,7 @@ async function run(model: Model, frame = 0): Promise<F32Array> {
     ...standingFeeds(model, program),
     ...clipStrengths(model, program, frame),
     ...strengthsAt(model, program, 500),
-    ...given(program),
+    ...drawn(program),
   });
   await program.release();
   return out.sample as F32Array;
@@ -174,17 +174,18 @@ describe.each(cases)('%s', (_, kind) => {
 const conv = (strength: Strength, targets: readonly string[] = ['unet.**.conv1']): Model =>
   acting(compose(base, lora({ name: 'it', rank: 2, strength, targets })));
 
+const frameOf = (whole: F32Array, f: number) => rowsOf(whole, (at) => at === f);
+
 test('each frame has its own factor, counted from the first frame of the clip', async () => {
   const each = { frames: [0, 1, 0.5, 2] };
-  const frame = (whole: F32Array, f: number) => rowsOf(whole, (at) => at === f);
-  const alone = async (value: number, f: number) => frame(await run(conv(value)), f);
+  const alone = async (value: number, f: number) => frameOf(await run(conv(value)), f);
   const all = await run(conv(each));
   const later = await run(conv(each), 2);
   for (const [f, value] of [0, 1, 0.5].entries())
-    expect(relativeError(frame(all, f), await alone(value, f))).toBeLessThan(2e-5);
+    expect(relativeError(frameOf(all, f), await alone(value, f))).toBeLessThan(2e-5);
   // Of a part of a clip that begins at frame 2; the last factor holds on.
   for (const [f, value] of [0.5, 2, 2].entries())
-    expect(relativeError(frame(later, f), await alone(value, f))).toBeLessThan(2e-5);
+    expect(relativeError(frameOf(later, f), await alone(value, f))).toBeLessThan(2e-5);
 }, 240_000);
 
 test('a mask acts where it is, at the size of the site', async () => {
@@ -192,7 +193,7 @@ test('a mask acts where it is, at the size of the site', async () => {
   const values = async (strength: Strength): Promise<F32Array> => {
     const model = conv(strength, ['unet.conv_in']);
     const program = compile(model, { net: 'unet', dims, outputs: [at] }, { runtime });
-    const out = await program.run({ ...standingFeeds(model, program), ...given(program) });
+    const out = await program.run({ ...standingFeeds(model, program), ...drawn(program) });
     await program.release();
     return out[at] as F32Array;
   };
@@ -223,7 +224,7 @@ test('factors over the steps are those of the times', async () => {
   const sizes = { ...dims, B: 1, L: 16 };
   const { shape } = base.nets.unet.signature(sizes).encoder_hidden_states;
   const text = Rng.of(9).normals(shape);
-  const drawn = async (strengths: readonly Strength[]): Promise<F32Array> => {
+  const sampled = async (strengths: readonly Strength[]): Promise<F32Array> => {
     let x = noise;
     // With several strengths one step at a time, each with a model of its own.
     for (const [i, strength] of strengths.entries()) {
@@ -243,17 +244,18 @@ test('factors over the steps are those of the times', async () => {
     return x;
   };
   const same = async (one: Strength, each: readonly Strength[]): Promise<void> =>
-    expect(relativeError(await drawn([one]), await drawn(each))).toBeLessThan(2e-5);
+    expect(relativeError(await sampled([one]), await sampled(each))).toBeLessThan(2e-5);
   await same({ during: [0, 0.5] }, [1, 1, 0, 0]);
   await same({ during: [0.25, 1] }, [0, 1, 1, 1]);
   await same({ scale: 2, steps: [0, 1] }, [0, 0.5, 1, 1.5]);
 }, 240_000);
 
+const inputsOf = (strength: Strength) => {
+  const program = compile(conv(strength), { net: 'unet', dims }, { runtime });
+  return [...program.inputs].map(([name, { shape }]) => `${name} [${shape.join()}]`);
+};
+
 test('changing values compiles nothing', () => {
-  const inputsOf = (strength: Strength) => {
-    const program = compile(conv(strength), { net: 'unet', dims }, { runtime });
-    return [...program.inputs].map(([name, { shape }]) => `${name} [${shape.join()}]`);
-  };
   const first = inputsOf({ scale: 1, steps: [1, 0], frames: [1, 2], mask: mask(() => 1) });
   expect(first).toContain('gate.it []');
   expect(first).toContain('gate.it.frames [3]');
@@ -280,22 +282,24 @@ test('nothing acts where every factor is 0: the adapter is left out', () => {
   for (const strength of nothing) expect(conv(strength).adapters).toHaveLength(0);
 });
 
+const fixture = (name: string) => join(process.cwd(), fixtures, name);
+
+const parse = (strength: string) =>
+  parseYaml(
+    StackFile,
+    `backbone: ${fixture('unet/pocket')}
+adapters:
+- use: lora
+  from: ${fixture('compose/pocket/look.safetensors')}
+  strength: ${strength}
+`,
+    'stack.yaml',
+  );
+
 test('stack files say the same', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'strength-'));
   const left = mask((_, x) => (x < 8 ? 1 : 0));
   writeSafetensors(join(folder, 'left.safetensors'), { mask: left }, {});
-  const fixture = (name: string) => join(process.cwd(), fixtures, name);
-  const parse = (strength: string) =>
-    parseYaml(
-      StackFile,
-      `backbone: ${fixture('unet/pocket')}
-adapters:
-  - use: lora
-    from: ${fixture('compose/pocket/look.safetensors')}
-    strength: ${strength}
-`,
-      'stack.yaml',
-    );
   const loader = new PluginLoader(findPlugins('packages/cli'));
   const given = `{ default: { during: [0, 0.5] }, unet.up_blocks: { frames: [1, 0.5], mask: left.safetensors } }`;
   const model = await openStack(parse(given), folder, loader);

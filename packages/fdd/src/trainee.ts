@@ -36,7 +36,7 @@ export interface Ready {
   readonly sweep: Sweep;
   readonly feeds: Feeds;
   /** What a call at time t is fed beside the sample: `timestep` [1], strengths that change. */
-  at(t: number): Feeds;
+  readonly at: (t: number) => Feeds;
 }
 
 /** What the backward pass computes again, or a budget to choose it by. */

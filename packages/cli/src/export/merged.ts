@@ -59,7 +59,8 @@ export async function exportMerged(
     );
   const strengths = await Promise.all(
     own.map(
-      ({ strength }) => strength && readStrength(strength, (path) => resolve(home, path), readMask),
+      async ({ strength }) =>
+        strength && readStrength(strength, (path) => resolve(home, path), readMask),
     ),
   );
   const parts = own.map((entry, i) => {
