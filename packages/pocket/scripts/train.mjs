@@ -47,10 +47,12 @@ const stages = [
   { name: 'video-6', to: ownFolder('video-6', 'video') },
   { name: 'video-7', to: adapter('video', 'video') },
   { name: 'video-8', to: adapter('video', 'video') },
+  { name: 'video-9', to: adapter('video', 'video') },
   { name: 'lora-dog', to: adapter('lora.safetensors', 'lora-dog.safetensors') },
   { name: 'lora-line-art', to: adapter('lora.safetensors', 'lora-line-art.safetensors') },
   { name: 'align-1', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
   { name: 'align-2', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
+  { name: 'align-3', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
 ];
 
 /** Writes 1 / deviation of the latents over 512 frames into the autoencoder's config. */
