@@ -86,8 +86,7 @@ function validated(folder: string): Report {
 
 beforeAll(() => {
   buildTypes();
-  const { status, stderr } = attune(place, 'plugin', 'new', 'attune-glow', '--scope', 'acme');
-  expect(status, stderr).toBe(0);
+  done(process.execPath, [bin, 'plugin', 'new', 'attune-glow', '--scope', 'acme'], place);
   link(at('attune-glow'));
   build(at('attune-glow'));
 }, 300_000);
@@ -102,7 +101,7 @@ describe('plugin new', () => {
     { timeout: 900_000 },
     (kind, name, use) => {
       const made = attune(place, 'plugin', 'new', name, '--kind', kind, '--json');
-      expect(made.status, made.stderr).toBe(0);
+      expect(`${made.status}${made.stderr}`).toBe('0');
       const { folder, use: called } = JSON.parse(made.stdout) as { folder: string; use: string };
       expect(called).toBe(use);
       for (const file of ['README.md', 'LICENSE', '.gitignore', 'tsconfig.json'])
@@ -342,7 +341,7 @@ describe('plugin test', () => {
       '--set',
       'scale=2',
     );
-    expect(status, stderr).toBe(0);
+    expect(`${status}${stderr.replaceAll(/.*checking its laws\n/g, '')}`).toBe('0');
     expect(stdout).toMatch(/^acme\/glow \{"scale":2\}: 12 of 12 laws kept$/m);
     expect(stdout).toMatch(
       /ok {4}the gradient reaches every parameter of it and nothing else\n +\d+ parameters/,

@@ -89,7 +89,8 @@ describe.each(names)('@attune/%s', (name) => {
     }
   });
 
-  test.runIf(json.attune)('is a right plugin', () => {
+  test('is a right plugin, if it is one', () => {
+    if (!json.attune) return expect(folder).toMatch(/(engine|eval|fdd|cli)$/);
     const bin = resolve('packages/cli/bin/attune.js');
     const out = done(process.execPath, [bin, 'plugin', 'validate', folder, '--json'], '.');
     expect(JSON.parse(out)).toMatchObject({ ok: true });
