@@ -1,18 +1,11 @@
-import {
-  type AdapterFile,
-  adapterKind,
-  baseFamily,
-  checkFile,
-  definePlugin,
-  type Model,
-  UNetConfig,
-} from '@attune/core';
-import type { Weights } from '@attune/engine';
+import { adapterKind, baseFamily, checkFile, definePlugin } from '@attune/core';
 import { z } from 'zod';
 
 import { EditConfig } from './config.ts';
 import { edit } from './edit.ts';
-import { completed, inferredConfig, readOriginal } from './original.ts';
+import { readControl } from './file.ts';
+import { readOriginal } from './original.ts';
+import { dialects, writeControl } from './write.ts';
 
 export { EditConfig } from './config.ts';
 export { edit, type EditOptions } from './edit.ts';
@@ -51,7 +44,7 @@ export default definePlugin({
           };
         },
         create: ({ file, model, ...common }, options) => {
-          const found = file ? read(file, model) : undefined;
+          const found = file ? readControl(file, model) : undefined;
           const config = { ...(found?.config as object), ...options };
           return edit({
             ...common,
@@ -59,28 +52,9 @@ export default definePlugin({
             ...(found ? { weights: found.weights } : { initial: model.weights.under('unet.') }),
           });
         },
+        dialects,
+        write: writeControl,
       }),
     },
   },
 });
-
-/** The weights of a file in any of its forms, and its config: the file's own, or what it tells. */
-function read(
-  { weights, config }: AdapterFile,
-  model: Model,
-): { readonly weights: Weights; readonly config: unknown } {
-  const original = readOriginal(weights);
-  if (!original) return { weights, config: config ?? inferredConfig(weights) };
-  const whole = completed(original, model.weights.under('unet.'));
-  // What changes the base's encoder has the base's settings, also those that no shape tells.
-  const told = original.form === 'whole' ? {} : encoderSettings(model);
-  return { weights: whole, config: config ?? { ...inferredConfig(whole), ...told } };
-}
-
-function encoderSettings({ configs }: Model): Record<string, unknown> {
-  const unet = (configs?.unet ?? {}) as Record<string, unknown>;
-  const keys = Object.keys(UNetConfig.shape).filter(
-    (key) => key in unet && !/^(up_|out_)/.test(key),
-  );
-  return Object.fromEntries(keys.map((key) => [key, unet[key]]));
-}

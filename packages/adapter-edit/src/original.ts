@@ -3,7 +3,7 @@
 import { fromLdm, inCheckpoint, inferUNet, isLdm, ldmLayers } from '@attune/core';
 import { AttuneError, sizeOf, toF32, type WeightEntry, Weights } from '@attune/engine';
 
-const PREFIX = 'control_model.';
+export const PREFIX = 'control_model.';
 
 /** How a file says its encoder: as it is, as what is added to the base's, or as low-rank changes of the base's. */
 export type Form = 'whole' | 'difference' | 'control-lora';
@@ -73,6 +73,23 @@ function control(name: string, lastHint: number): string | undefined {
     default:
       return undefined;
   }
+}
+
+/**
+ * The original's name of a ControlNet's own weight, from diffusers'; undefined for one of its encoder.
+ *
+ * @param blocks number of the hint encoder's blocks, two per width after the first
+ */
+export function originalControl(name: string, blocks: number): string | undefined {
+  const hint = /^controlnet_cond_embedding\.(conv_in|conv_out|blocks\.(\d+))\.(.+)$/.exec(name);
+  if (hint) {
+    const [, part, index, leaf] = hint;
+    const n = part === 'conv_in' ? 0 : part === 'conv_out' ? blocks + 1 : Number(index) + 1;
+    return `input_hint_block.${2 * n}.${leaf}`;
+  }
+  const [, index, leaf] = /^controlnet_(?:down_blocks\.(\d+)|mid_block)\.(.+)$/.exec(name) ?? [];
+  if (leaf === undefined) return undefined;
+  return index === undefined ? `middle_block_out.0.${leaf}` : `zero_convs.${index}.0.${leaf}`;
 }
 
 const inEncoder = /^(conv_in|time_embedding|down_blocks|mid_block)\./;

@@ -2,15 +2,10 @@ import { adapterKind, checkFile, definePlugin } from '@attune/core';
 import { z } from 'zod';
 
 import { VideoConfig } from './config.ts';
-import {
-  animateDiffNoise,
-  checkTables,
-  diffusersNames,
-  hasSd1Widths,
-  inferredConfig,
-  isOriginal,
-} from './original.ts';
+import { readMotion } from './file.ts';
+import { animateDiffNoise, diffusersNames, hasSd1Widths, isOriginal } from './original.ts';
 import { video } from './video.ts';
+import { dialects, writeMotion } from './write.ts';
 
 export { VideoConfig } from './config.ts';
 export { temporalTransformer } from './temporal.ts';
@@ -46,23 +41,19 @@ export default definePlugin({
           };
         },
         create: ({ file, model: { latents }, ...common }, options) => {
-          const weights = file && diffusersNames(file.weights);
-          if (file) checkTables(file.weights);
-          const told = file?.config ?? (weights && inferredConfig(weights));
+          const read = file && readMotion(file, options);
           return video({
             ...common,
-            config: checkFile(
-              VideoConfig,
-              { ...(told as object), ...options },
-              file?.path ?? 'video',
-            ),
+            config: read?.config ?? checkFile(VideoConfig, options, 'video'),
             ...(latents ? { channels: latents.channels } : {}),
-            ...(weights ? { weights } : {}),
-            ...(weights && (isOriginal(file.weights) || hasSd1Widths(weights))
+            ...(read ? { weights: read.weights } : {}),
+            ...(read && (isOriginal(file.weights) || hasSd1Widths(read.weights))
               ? { trainedWith: animateDiffNoise }
               : {}),
           });
         },
+        dialects,
+        write: writeMotion,
       }),
     },
   },

@@ -103,7 +103,7 @@ const storedTable = (block: Scope, frames: number, channels: number): Tensor =>
     );
 
 /** Positions [F, C]: sine at even, cosine at odd channels, base 10⁴. */
-function sinusoids(frames: number, channels: number): Float32Array {
+export function sinusoids(frames: number, channels: number): Float32Array {
   const table = new Float32Array(frames * channels);
   for (let f = 0; f < frames; f++)
     for (let i = 0; i < channels; i += 2) {

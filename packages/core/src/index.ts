@@ -184,6 +184,7 @@ export {
 } from './schedule/noise.ts';
 export { type Plan, type Sampler, type Step, takeStep } from './schedule/sampler.ts';
 export { inCheckpoint, isCheckpoint } from './models/checkpoint.ts';
+export { checkTold, type Telling } from './plugins/dialect.ts';
 export { fromLdm, inferUNet, isLdm, ldmLayers, type LdmLayout, toLdm } from './models/ldm.ts';
 export { Tokenizer } from './models/tokenizer.ts';
 export { trainWordTokenizer } from './models/bpe.ts';

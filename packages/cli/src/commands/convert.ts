@@ -41,7 +41,10 @@ export const convertCommand = (): Command =>
     .description('write an adapter in the layout of another tool, and check that it is the same')
     .argument('<file>', 'an adapter: a file or a folder')
     .requiredOption('--base <stack|model>', 'the model it is for, with adapters before it')
-    .requiredOption('--to <dialect>', 'for a LoRA: kohya, diffusers or peft (a folder)')
+    .requiredOption(
+      '--to <dialect>',
+      'LoRA: kohya, diffusers, peft; motion modules: animatediff, diffusers; ControlNet: ldm, diffusers',
+    )
     .requiredOption('-o, --out <path>', 'where to write')
     .option(
       '--rank <n>',
