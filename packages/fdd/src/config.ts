@@ -15,6 +15,11 @@ export const GuidanceConfig = z.strictObject({
   scale: z.number().default(1),
   /** Inputs left out of the unconditional branch: prompts become empty, anything else zero. */
   drop: z.array(z.string()).default(['encoder_hidden_states']),
+  /**
+   * A step before that, from a branch that leaves out more: as InstructPix2Pix goes from nothing to the image
+   * and from the image to both (Brooks et al. 2023, equation 3).
+   */
+  before: z.strictObject({ scale: z.number(), drop: z.array(z.string()).min(1) }).optional(),
   /** Share of the conditional output's deviation put back (Lin et al. 2024, §3.4). */
   rescale: z.number().min(0).max(1).default(0),
 });

@@ -127,17 +127,22 @@ export class ModelTeacher {
   }
 
   #guidance(scale: number): Guidance {
-    const { rescale } = this.config.guidance;
+    const { rescale, before } = this.config.guidance;
     return {
       convention: 'uncond+s*delta',
-      terms: [{ base: 'none', cond: 'full', scale }],
+      terms: [
+        ...(before ? [{ base: 'nothing', cond: 'none', scale: before.scale }] : []),
+        { base: 'none', cond: 'full', scale },
+      ],
       rescalePhi: rescale,
     };
   }
 
   #view(branch: string, batch: DataBatch): Promise<Readonly<Record<string, NDArray>>> {
     const { view, guidance } = this.config;
-    return look(this.#runner, view, batch, branch === 'none' ? guidance.drop : []);
+    const { drop, before } = guidance;
+    const left = { nothing: before?.drop ?? [], none: drop }[branch] ?? [];
+    return look(this.#runner, view, batch, left);
   }
 
   async #lane(name: string, batch: DataBatch): Promise<Lane> {
