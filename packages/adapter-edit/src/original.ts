@@ -36,7 +36,7 @@ export function readOriginal(file: Weights): Original | undefined {
     throw new AttuneError(
       'UNMATCHED_WEIGHTS',
       `${strays.length} tensors beside control_model are those of no ControlNet, first ${strays[0]}.`,
-      { strays },
+      { lost: strays },
     );
   const layers = form === 'control-lora' ? layersByLora(weights) : ldmLayers(weights);
   const hints = [...weights.names()].flatMap((name) =>

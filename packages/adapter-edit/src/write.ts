@@ -23,7 +23,7 @@ const targets: Readonly<Record<string, Target>> = {
       keys: [...keys, 'heads'],
     });
     const layout = {
-      layers: Number([config.layers_per_block].flat()[0]),
+      layers: [config.layers_per_block].flat()[0],
       attends: () => false,
     };
     const hints = 2 * config.conditioning_embedding_out_channels.length - 2;

@@ -108,7 +108,9 @@ export function readModule(
 ): Module {
   const { name, keys, algorithm } = module;
   if (algorithm === undefined)
-    return refuse('BROKEN_MODULE', file, module, `has only ${[...keys.keys()].join(', ')}`);
+    return refuse('BROKEN_MODULE', file, module, `has only ${[...keys.keys()].join(', ')}`, {
+      lost: [...keys.values()],
+    });
   const leaves = new Map<string, Shape>();
   for (const [leaf, key] of keys)
     if (leaf !== 'alpha') leaves.set(leaf, file.weights.entry(key).shape);
@@ -117,10 +119,17 @@ export function readModule(
   return { algorithm, leaves, ...scaleOf(name, keys.get('alpha'), rank) };
 }
 
-function refuse(code: string, { path }: AdapterFile, { name }: FileModule, what: string): never {
+function refuse(
+  code: string,
+  { path }: AdapterFile,
+  { name }: FileModule,
+  what: string,
+  facts: Readonly<Record<string, unknown>> = {},
+): never {
   throw new AttuneError(code, `${path}: the module ${name} ${what}; is the file whole?`, {
     path,
     name,
+    ...facts,
   });
 }
 

@@ -18,6 +18,6 @@ export function readMotion(
   checkTables(file.weights);
   const weights = diffusersNames(file.weights);
   const told = file.config ?? inferredConfig(weights);
-  const config = checkFile(VideoConfig, { ...(told as object), ...options }, file.path);
+  const config = checkFile(VideoConfig, { ...told, ...options }, file.path);
   return { weights, config };
 }

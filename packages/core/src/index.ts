@@ -120,6 +120,7 @@ export {
   scan,
   type Survey,
   surveyAdapter,
+  surveyPart,
   type SurveyedModule,
   surveyNets,
 } from './plugins/survey.ts';
@@ -184,6 +185,7 @@ export {
 } from './schedule/noise.ts';
 export { type Plan, type Sampler, type Step, takeStep } from './schedule/sampler.ts';
 export { inCheckpoint, isCheckpoint } from './models/checkpoint.ts';
+export { createPartly, type PartlyMade, type Skipped, skippedText } from './plugins/partial.ts';
 export { checkTold, type Telling } from './plugins/dialect.ts';
 export { fromLdm, inferUNet, isLdm, ldmLayers, type LdmLayout, toLdm } from './models/ldm.ts';
 export { Tokenizer } from './models/tokenizer.ts';

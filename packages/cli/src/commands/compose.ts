@@ -31,6 +31,7 @@ interface Options extends LockOptions {
   readonly proof: boolean;
   readonly frames?: number;
   readonly force?: boolean;
+  readonly allowPartial?: boolean;
   readonly threads?: number;
   readonly json?: boolean;
 }
@@ -52,6 +53,7 @@ export const composeCommand = (): Command =>
     .option('--frames <n>', 'frames at once that the stack is to be used with', positive)
     .option('--no-proof', 'do not run the stack to see that each adapter acts')
     .option('--force', 'replace a stack file that exists')
+    .option('--allow-partial', 'take adapters whose files fit in part, and list what is skipped')
     .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'one JSON object on stdout')
     .addHelpText(
@@ -65,7 +67,7 @@ async function composeAction(
   adapters: readonly string[],
   options: Options,
 ): Promise<void> {
-  const { out, lock: locks = false, frames, json } = options;
+  const { out, lock: locks = false, frames, json, allowPartial = false } = options;
   checkUsage(adapters, options);
   const session = await openStackSession(base, runtimeOf(options), options);
   const { file, loader } = session;
@@ -74,7 +76,11 @@ async function composeAction(
   const target = resolve(dirname(out ?? file ?? base));
   const whole = movedTo(target, session);
   for (const spec of adapters)
-    whole.adapters.push(await entryOf(spec, { target, loader, taken: whole.adapters }));
+    whole.adapters.push(
+      await entryOf(spec, { target, loader, taken: whole.adapters, partial: allowPartial }),
+    );
+  if (allowPartial)
+    for (const entry of whole.adapters) if (entry.from !== undefined) entry.allow_partial = true;
   const lockedAs = out ?? (adapters.length === 0 ? file : undefined);
   // What does not fit together, or does nothing, is not written.
   const found = await trusted({ stack: whole, folder: target }, session, {
@@ -96,11 +102,16 @@ async function composeAction(
 
 const usage = (what: string): AttuneError => new AttuneError('USAGE', what);
 
-function checkUsage(adapters: readonly string[], { out, check, lock, force }: Options): void {
+function checkUsage(
+  adapters: readonly string[],
+  { out, check, lock, force, allowPartial }: Options,
+): void {
   if (!out && !check && !lock)
     throw usage('Say where the stack goes (--out stack.yaml), --check it, or --lock it.');
   if (lock && (out || adapters.length > 0))
     throw usage('--lock locks a stack file as it is; adapters go into a new one (--out).');
+  if (lock && allowPartial)
+    throw usage('--lock locks a stack file as it is: say allow_partial: true in its entries.');
   if (out && !/\.ya?ml$/.test(out)) throw usage(`${out}: a stack file ends in .yaml.`);
   if (out && !force && existsSync(out))
     throw new AttuneError('EXISTS', `${out} exists: choose another name or pass --force.`);
@@ -128,6 +139,7 @@ interface Place {
   readonly target: string;
   readonly loader: PluginLoader;
   readonly taken: readonly StackEntry[];
+  readonly partial: boolean;
 }
 
 const syntax =
@@ -147,7 +159,10 @@ const placed = (whole: string, target: string, given: string): string =>
   isHubReference(given) ? given : relative(target, whole) || '.';
 
 /** One argument as an entry; its kind is what `inspect` says the file is, unless it is given. */
-async function entryOf(spec: string, { target, loader, taken }: Place): Promise<StackEntry> {
+async function entryOf(
+  spec: string,
+  { target, loader, taken, partial }: Place,
+): Promise<StackEntry> {
   // A path that exists may hold any character, also "=" and "@".
   const parts = existsSync(spec) ? { path: spec } : partsOf(spec);
   const path = parts?.path;
@@ -159,7 +174,7 @@ async function entryOf(spec: string, { target, loader, taken }: Place): Promise<
       'BAD_STRENGTH',
       `"${spec}": the strength ${parts.strength} is no finite number.`,
     );
-  const use = parts.use ?? (await kindOf(path, loader));
+  const use = parts.use ?? (await kindOf(path, loader, partial));
   const names = new Set(taken.map(({ name, use: other }) => name ?? other));
   const own = use.slice(use.indexOf('/') + 1);
   // The kind's own name is the plainest one; the next adapter of a kind is called as its file.
@@ -177,11 +192,13 @@ const plain = (path: string): string =>
     .replaceAll(/[^\w-]+/g, '_')
     .replace(/^(?![A-Za-z_])/, '_');
 
-async function kindOf(path: string, loader: PluginLoader): Promise<string> {
+/** With `partial` also of a file that is not whole: what of it fits is seen when the stack is opened. */
+async function kindOf(path: string, loader: PluginLoader, partial: boolean): Promise<string> {
   const { verdict, kind, reason, fix } = await inspect(pulled(path), { loader });
-  if (verdict === 'refused')
+  const known = kind !== null && loader.ids('adapters').includes(kind);
+  if (verdict === 'refused' && !(partial && known))
     throw new AttuneError('REFUSED', printable(`${path} is refused: ${reason}. Way out: ${fix}.`));
-  if (kind !== null && loader.ids('adapters').includes(kind)) return kind;
+  if (known) return kind;
   throw new AttuneError('NO_ADAPTER', `${path} is no adapter but a ${kind ?? 'file of no kind'}.`);
 }
 

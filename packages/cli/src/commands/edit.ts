@@ -49,6 +49,7 @@ interface Options extends LockOptions {
   readonly fps?: number;
   readonly compare?: boolean;
   readonly device?: Device;
+  readonly allowPartial?: boolean;
   readonly threads?: number;
   readonly json?: boolean;
 }
@@ -79,6 +80,7 @@ export const editCommand = (): Command =>
     .option('--fps <n>', 'frames per second, in place of those of the input', number)
     .option('--compare', 'write the input beside the result')
     .addOption(new Option('--device <name>', 'where to run').choices(devices))
+    .option('--allow-partial', 'use adapters whose files fit in part, and list what is skipped')
     .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'a JSON line on stdout')
     .addHelpText('after', '\nExample:\n  $ attune edit clip.mp4 -i "make it golden" -o golden.mp4')
@@ -98,15 +100,17 @@ async function editAction(input: string, options: Options): Promise<void> {
   const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { stack, folder, loader, runtime } = session;
   stackWarnings(session).forEach(warn);
+  const { allowPartial = false } = options;
   const how = {
     readMask,
     onWarning: warn,
+    allowPartial,
     ...(options.window === undefined ? {} : { frames: options.window }),
   };
   const models = {
     stack: new ModelRunner(await openStack(stack, folder, loader, how), runtime),
     stills: new ModelRunner(
-      await openStack(stack, folder, loader, { readMask, stills: true }),
+      await openStack(stack, folder, loader, { readMask, stills: true, allowPartial }),
       runtime,
     ),
   };

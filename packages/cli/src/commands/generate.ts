@@ -20,6 +20,7 @@ interface Options extends LockOptions {
   readonly seed: number;
   readonly frames: number;
   readonly size?: number;
+  readonly allowPartial?: boolean;
   readonly threads?: number;
   readonly json?: boolean;
 }
@@ -41,6 +42,7 @@ export const generateCommand = (): Command =>
     .option('--seed <n>', 'seed of the noise', count, 0)
     .option('--frames <n>', 'frames of a clip', positive, 1)
     .option('--size <px>', 'side of the picture', positive)
+    .option('--allow-partial', 'use adapters whose files fit in part, and list what is skipped')
     .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'a JSON line on stdout')
     .addHelpText(
@@ -54,7 +56,8 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
   const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { stack, folder, loader, runtime } = session;
   stackWarnings(session).forEach(warn);
-  const how = { frames: options.frames, readMask, onWarning: warn };
+  const { frames, allowPartial = false } = options;
+  const how = { frames, readMask, onWarning: warn, allowPartial };
   const model = await openStack(stack, folder, loader, how);
   const runner = new ModelRunner(model, runtime);
   try {

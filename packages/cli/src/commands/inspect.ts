@@ -1,6 +1,6 @@
 /** attune inspect: what a file is, whether it loads, and why not. */
 
-import { pulled } from '@attune/core';
+import { pulled, skippedText } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
@@ -12,6 +12,7 @@ import { printable } from '../terminal.ts';
 
 interface Options extends LockOptions {
   readonly base?: string;
+  readonly allowPartial?: boolean;
   readonly deep?: boolean;
   readonly json?: boolean;
 }
@@ -24,12 +25,19 @@ export const inspectCommand = (): Command =>
       'a weight file, a folder, a stack.yaml, or hf:owner/name after a pull',
     )
     .option('--base <stack|model>', 'the model to fit it against, with adapters before it')
+    .option(
+      '--allow-partial',
+      'of an adapter, list what fits nowhere or is lacking instead of refusing it',
+    )
     .option('--deep', 'read the values of big files, too: NaN, infinity, zero effect')
     .option('--json', 'the verdict as one JSON object on stdout')
     .addHelpText('after', '\nExample:\n  $ attune inspect sketch.safetensors --base ./sd15')
     .action(inspectAction);
 
-async function inspectAction(file: string, { base, deep, json, ...lock }: Options): Promise<void> {
+async function inspectAction(
+  file: string,
+  { base, deep, json, allowPartial = false, ...lock }: Options,
+): Promise<void> {
   const argument = base === undefined ? undefined : await readStack(base);
   const { loader } = openSession(
     {},
@@ -41,8 +49,9 @@ async function inspectAction(file: string, { base, deep, json, ...lock }: Option
     await heedLock(heeded, argument ?? (await readStack(heeded)), loader, lock);
   const found = await inspect(pulled(file), {
     loader,
+    allowPartial,
     ...(deep ? { deep } : {}),
-    ...(argument ? { base: await openWhole(argument, loader) } : {}),
+    ...(argument ? { base: await openWhole(argument, loader, { allowPartial }) } : {}),
   });
   const verdict = { ...found, file };
   if (json) console.log(JSON.stringify(verdict));
@@ -73,6 +82,8 @@ function describe(verdict: Verdict, base: string | undefined): string[] {
     scales.set(text, (scales.get(text) ?? 0) + 1);
   }
   for (const [text, count] of scales) lines.push(`  ${String(count).padStart(7)}  × ${text}`);
+  const skipped = skippedText(verdict.skipped);
+  if (skipped !== undefined) lines.push(`  partial  ${skipped}`);
   if (verdict.verdict === 'loadable' && verdict.reason) lines.push(`  note     ${verdict.reason}`);
   return lines;
 }

@@ -55,7 +55,7 @@ async function tokenizerOf(
 ): Promise<Tokenizer> {
   if (stack.adapters.length > 0) {
     // Adapters may add words.
-    const { tokenizer } = await openStack(stack, folder, loader);
+    const { tokenizer } = await openStack(stack, folder, loader, { onWarning: warn });
     if (tokenizer) return tokenizer;
   }
   const { path, ...config } = await backbonePaths(stack, folder, loader);

@@ -14,8 +14,10 @@ import {
   type PluginLoader,
   readAdapterFile,
   scan,
+  type Skipped,
   type Survey,
   surveyAdapter,
+  surveyPart,
   surveyNets,
 } from '@attune/core';
 import { AttuneError, type Weights } from '@attune/engine';
@@ -45,6 +47,8 @@ export interface Verdict {
   /** By module, as the file spells it. */
   readonly ranks: Readonly<Record<string, number>>;
   readonly alphas: Readonly<Record<string, number>>;
+  /** What was passed over, where that is allowed. */
+  readonly skipped: Skipped;
   readonly reason: string | null;
   readonly fix: string | null;
 }
@@ -62,6 +66,7 @@ const verdictOn = (file: string, known: Partial<Verdict>): Verdict => ({
   modules: nothing,
   ranks: {},
   alphas: {},
+  skipped: { unused: [], lacking: [] },
   reason: null,
   fix: null,
   ...known,
@@ -74,6 +79,8 @@ export interface InspectContext {
   readonly loader: PluginLoader;
   /** The model to fit against. */
   readonly base?: Model;
+  /** Passed over and told: what of an adapter's file does not fit, or is lacking. */
+  readonly allowPartial?: boolean;
   /** Read the values of any file; those of big ones are left unread otherwise. */
   readonly deep?: boolean;
 }
@@ -178,7 +185,8 @@ async function inspectStack(file: string, context: InspectContext): Promise<Verd
   const argument = await readStack(file);
   const known = { kind: 'stack', dialect: 'attune' };
   try {
-    const model = await openWhole(argument, context.loader);
+    const { loader, allowPartial = false } = context;
+    const model = await openWhole(argument, loader, { allowPartial });
     const about = {
       ...known,
       algorithm: model.adapters.map(({ name }) => name).join(' + ') || null,
@@ -236,7 +244,9 @@ async function inspectAdapter(
     algorithm: detection.algorithm ?? null,
     base: detection.base ?? null,
   };
-  const survey = surveyAdapter(kind, adapter, context.base);
+  const { base, allowPartial } = context;
+  const survey =
+    base && allowPartial ? surveyPart(kind, adapter, base) : surveyAdapter(kind, adapter, base);
   return surveyed(file, survey, adapter.weights, known, context);
 }
 
@@ -252,7 +262,7 @@ function bytesOf(weights: Weights): number {
 /** The verdict that a survey and, of a small file or when asked for, the values themselves lead to. */
 function surveyed(
   file: string,
-  { modules, refusal }: Survey,
+  { modules, refusal, skipped }: Survey,
   weights: Weights,
   known: Partial<Verdict>,
   { deep }: InspectContext,
@@ -286,6 +296,7 @@ function surveyed(
     },
     ranks: pick('rank'),
     alphas: pick('alpha'),
+    ...(skipped ? { skipped } : {}),
     reason: why?.reason ?? (idle ? `${basename(file)} changes nothing: all of it is zero` : null),
     fix: why?.fix ?? (idle ? 'train it first' : null),
   });

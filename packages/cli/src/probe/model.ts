@@ -14,10 +14,18 @@ import { readMask } from '../mask.ts';
 import { type StackArgument, stackWarnings } from '../stack.ts';
 import { warn } from '../terminal.ts';
 
-export async function openWhole(argument: StackArgument, loader: PluginLoader): Promise<Model> {
+export async function openWhole(
+  argument: StackArgument,
+  loader: PluginLoader,
+  { allowPartial = false }: { readonly allowPartial?: boolean } = {},
+): Promise<Model> {
   for (const warning of stackWarnings(argument)) warn(warning);
   return completed(
-    await openStack(argument.stack, argument.folder, loader, { readMask, onWarning: warn }),
+    await openStack(argument.stack, argument.folder, loader, {
+      readMask,
+      onWarning: warn,
+      allowPartial,
+    }),
   );
 }
 

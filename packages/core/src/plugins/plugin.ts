@@ -67,6 +67,10 @@ export interface AdapterKind<O = unknown> {
    * compared with the parameters that `create` asks for.
    */
   survey?(file: AdapterFile, model?: Model): Survey;
+  /**
+   * Tensors of the file that it cannot use are an error with their keys as `lost` among its facts, so that
+   * a stack which allows it can do without them.
+   */
   create(request: AdapterRequest, options: O): Adapter;
   /** For `attune plugin test`. Absent: one, with the options' defaults. */
   readonly examples?: readonly KindExample[];

@@ -6,6 +6,7 @@ import { compose, inventory } from '../adapters/compose.ts';
 import type { Model } from '../models/model.ts';
 import { nominalDims } from '../models/net.ts';
 import { checkFile } from '../stack/schema.ts';
+import { createPartly, type Skipped } from './partial.ts';
 import type { AdapterFile, AdapterKind } from './plugin.ts';
 
 export type ModuleFit = 'matched' | 'unmatched' | 'misshaped';
@@ -23,6 +24,8 @@ export interface SurveyedModule {
 
 export interface Survey {
   readonly modules: readonly SurveyedModule[];
+  /** What is passed over, where that is allowed. */
+  readonly skipped?: Skipped;
   /** Why the file cannot be loaded, and the way out. */
   readonly refusal?: { readonly reason: string; readonly fix: string };
 }
@@ -104,6 +107,30 @@ function fitModules(
       isZero: () => own.every((key) => scan(weights.entry(key).load()).zero),
     };
   });
+}
+
+/** What of an adapter file fits a model, and what would be passed over if that were allowed. */
+export function surveyPart(kind: AdapterKind, file: AdapterFile, model: Model): Survey {
+  const whole = surveyAdapter(kind, file, model);
+  if (!whole.refusal) return whole;
+  const name = 'inspected';
+  try {
+    const options = checkFile(kind.options, {}, file.path);
+    const made = createPartly(kind, { name, file, model }, options);
+    const { skipped, adapter } = made;
+    const own = kind.survey?.(made.file, model) ?? {
+      modules: fitModules(adapter.weights ?? file.weights, undefined),
+    };
+    const unmatched = skipped.unused.map((key): SurveyedModule => ({
+      name: key,
+      fit: 'unmatched',
+      isZero: () => false,
+    }));
+    return { ...own, modules: [...own.modules, ...unmatched], skipped };
+  } catch (error) {
+    if (AttuneError.is(error)) return whole;
+    throw error;
+  }
 }
 
 /** What an adapter file of a kind holds; against `model` where given. */

@@ -5,6 +5,7 @@ import { AttuneError, sameShape } from '@attune/engine';
 import { portRoles } from '../adapters/adapter.ts';
 import { inventory, traceNet } from '../adapters/compose.ts';
 import { type Dims, nominalDims } from '../models/net.ts';
+import { skippedText } from '../plugins/partial.ts';
 import { baseFamily } from '../plugins/survey.ts';
 import { NoiseSchedule, type ScheduleConfig, trainingPart } from '../schedule/noise.ts';
 import type { StackPart, StackParts } from './open.ts';
@@ -12,7 +13,7 @@ import type { StackPart, StackParts } from './open.ts';
 export interface Finding {
   /** An error keeps a stack from being opened. */
   readonly level: 'error' | 'warning';
-  readonly topic: 'prediction' | 'schedule' | 'base' | 'port' | 'frames' | 'order';
+  readonly topic: 'prediction' | 'schedule' | 'base' | 'port' | 'frames' | 'order' | 'partial';
   /** What is wrong, with the adapter's name. */
   readonly text: string;
   /** What to change. */
@@ -36,8 +37,17 @@ export function checkParts(stack: StackParts, { frames }: Asked = {}): Finding[]
       ...base(part, stack),
       ...ports(part, stack),
       ...tooManyFrames(part, frames),
+      ...partial(part),
     ]),
   ];
+}
+
+/** What a file that need not fit as a whole was used without. */
+function partial({ adapter, skipped }: StackPart): Finding[] {
+  const text = skipped && skippedText(skipped);
+  if (text === undefined) return [];
+  const fix = 'take a whole file that was made for this model, if that is not what you want';
+  return [{ level: 'warning', topic: 'partial', text: `${adapter.name} ${text}`, fix }];
 }
 
 /** The same, and what a trace of all nets shows: shapes that do not fit, places where order counts. */

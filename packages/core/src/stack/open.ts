@@ -14,13 +14,14 @@ import { readJson, readWeights } from '../models/folder.ts';
 import { loadModel } from '../models/load.ts';
 import type { Model } from '../models/model.ts';
 import type { PluginLoader } from '../plugins/loader.ts';
+import { createPartly, type Skipped, skippedText } from '../plugins/partial.ts';
 import type { AdapterFile, AdapterKind, Detection } from '../plugins/plugin.ts';
 import { baseFamily } from '../plugins/survey.ts';
 import { NoiseSchedule } from '../schedule/noise.ts';
 import type { Plan, Sampler } from '../schedule/sampler.ts';
 import { checkParts, findingText } from './check.ts';
 import { type Declared, declaredOf } from './declared.ts';
-import { checkFile, entryName, type Sampling, type StackEntry, type StackFile } from './schema.ts';
+import { checkFile, entryName, type Sampling, StackEntry, type StackFile } from './schema.ts';
 import { type ReadMask, readStrength, readTensorMask } from './strength.ts';
 
 export interface OpenOptions {
@@ -32,6 +33,8 @@ export interface OpenOptions {
   readonly readMask?: ReadMask;
   /** Frames at once that the stack is opened for; more than an adapter sees are refused. */
   readonly frames?: number;
+  /** As if every entry said `allow_partial: true`. */
+  readonly allowPartial?: boolean;
   /** Told what the check of the stack warns of. */
   readonly onWarning?: (text: string) => void;
 }
@@ -47,6 +50,8 @@ export interface StackPart {
   readonly file?: AdapterFile;
   readonly detection?: Detection;
   readonly declared: Declared;
+  /** What of its file was passed over, where that is allowed. */
+  readonly skipped?: Skipped;
 }
 
 /** A stack taken apart. Headers and configs were read, no values of weights. */
@@ -63,7 +68,7 @@ export interface StackParts {
 
 /**
  * Opens a stack; paths are relative to `folder`, or name what was pulled from a hub (`hf:owner/name`). Throws
- * STACK_CONFLICT for what its check finds wrong.
+ * STACK_CONFLICT for what its check finds wrong, PARTIAL where something is skipped and nobody would be told.
  */
 export async function openStack(
   stack: StackFile,
@@ -72,6 +77,7 @@ export async function openStack(
   options: OpenOptions = {},
 ): Promise<Model> {
   const whole = await readStackParts(stack, folder, loader, options);
+  refuseSilence(whole, options);
   const findings = checkParts(
     whole,
     options.frames === undefined ? {} : { frames: options.frames },
@@ -80,6 +86,20 @@ export async function openStack(
     if (finding.level === 'warning') options.onWarning?.(findingText(finding));
   refuseConflicts(findings);
   return whole.model;
+}
+
+/** What is skipped must be told; stills are opened beside the stack, which tells it. */
+function refuseSilence({ parts }: StackParts, { onWarning, stills }: OpenOptions): void {
+  if (onWarning || stills) return;
+  for (const { adapter, skipped } of parts) {
+    const text = skipped && skippedText(skipped);
+    if (text !== undefined)
+      throw new AttuneError(
+        'PARTIAL',
+        `The adapter ${adapter.name} ${text}: here it has to be whole.`,
+        { adapter: adapter.name },
+      );
+  }
 }
 
 /** Throws STACK_CONFLICT with every error among the findings. */
@@ -96,7 +116,12 @@ export async function readStackParts(
   stack: StackFile,
   folder: string,
   loader: PluginLoader,
-  { fresh = false, stills = false, readMask = readTensorMask }: OpenOptions = {},
+  {
+    fresh = false,
+    stills = false,
+    readMask = readTensorMask,
+    allowPartial = false,
+  }: OpenOptions = {},
 ): Promise<StackParts> {
   const { path, ...config } = await backbonePaths(stack, folder, loader);
   const loaded = await fromHub(stack.backbone, () => loadModel(path, { fresh, loader, ...config }));
@@ -108,19 +133,28 @@ export async function readStackParts(
       : { schedule: NoiseSchedule.of(stack.schedule, 'schedule') }),
   };
   const prepared = [];
-  for (const entry of stack.adapters) prepared.push(await prepare(entry, folder, loader, readMask));
+  for (const entry of stack.adapters)
+    prepared.push(await prepare(allowing(entry, allowPartial), folder, loader, readMask));
   const parts: StackPart[] = [];
   for (const [i, one] of prepared.entries()) {
-    const adapter = create(one, model, loaded, prepared.slice(i + 1));
+    const { adapter, skipped } = create(one, model, loaded, prepared.slice(i + 1));
     const { entry, file } = one;
-    parts.push({ ...one, adapter, declared: declaredOf(entry, adapter, file) });
+    parts.push({
+      ...one,
+      adapter,
+      declared: declaredOf(entry, adapter, file),
+      ...(skipped ? { skipped } : {}),
+    });
     const left = stills && (entry.stills === false || adapter.mixesFrames);
     if (!left) model = compose(model, adapter);
   }
   return { path, ...config, backbone: loaded, parts, model };
 }
 
-type Prepared = Omit<StackPart, 'adapter' | 'declared'>;
+type Prepared = Omit<StackPart, 'adapter' | 'declared' | 'skipped'>;
+
+const allowing = (entry: StackEntry, allowed: boolean): StackEntry =>
+  allowed ? { ...entry, allow_partial: true } : entry;
 
 async function prepare(
   entry: StackEntry,
@@ -128,7 +162,10 @@ async function prepare(
   loader: PluginLoader,
   readMask: ReadMask,
 ): Promise<Prepared> {
-  const { name: _, use, from, strength, train, stills, trained_with, license, ...rest } = entry;
+  const { use, from, strength } = entry;
+  const rest = Object.fromEntries(
+    Object.entries(entry).filter(([key]) => !(key in StackEntry.shape)),
+  );
   const kind = await loader.get('adapters', use);
   const options = checkFile(kind.options, rest, `adapter ${entryName(entry)}`);
   const file =
@@ -154,7 +191,7 @@ function create(
   model: Model,
   backbone: Model,
   later: readonly Prepared[],
-): Adapter {
+): Made {
   try {
     return made(prepared, model);
   } catch (error) {
@@ -180,21 +217,23 @@ function create(
   }
 }
 
-const made = ({ entry, kind, options, strength, file }: Prepared, model: Model): Adapter =>
-  kind.create(
-    {
-      name: entryName(entry),
-      model,
-      ...(file ? { file } : {}),
-      ...(strength === undefined ? {} : { strength }),
-      ...(entry.train === undefined ? {} : { train: entry.train }),
-    },
-    options,
-  );
+type Made = Pick<StackPart, 'adapter' | 'skipped'>;
+
+function made({ entry, kind, options, strength, file }: Prepared, model: Model): Made {
+  const request = {
+    name: entryName(entry),
+    model,
+    ...(strength === undefined ? {} : { strength }),
+    ...(entry.train === undefined ? {} : { train: entry.train }),
+  };
+  return file && entry.allow_partial
+    ? createPartly(kind, { ...request, file }, options)
+    : { adapter: kind.create({ ...request, ...(file ? { file } : {}) }, options) };
+}
 
 function fitsAfter(prepared: Prepared, other: Prepared, model: Model): boolean {
   try {
-    made(prepared, compose(model, made(other, model)));
+    made(prepared, compose(model, made(other, model).adapter));
     return true;
   } catch {
     return false;

@@ -43,6 +43,8 @@ export const StackEntry = z.looseObject({
   train: Train.optional(),
   /** False: not for single frames (pictures, the first frame of a clip), as one aligned for clips. */
   stills: z.boolean().optional(),
+  /** Use what of its file fits, and say what does not, instead of refusing the file. */
+  allow_partial: z.boolean().optional(),
   /** What it was trained with, where its file does not say or is wrong: keys of a scheduler config. */
   trained_with: TrainedWith.optional(),
   /** The terms its weights come under, an SPDX identifier, where its file does not say. */
