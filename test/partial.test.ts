@@ -36,7 +36,7 @@ const one = f32(Float32Array.of(1), [1]);
 const gone = 'unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q';
 const half = 'unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q';
 const look = changed(`${fixtures}/compose/pocket/look.safetensors`, 'look.safetensors', (all) => {
-  expect(all.delete(`${half}.lora_B.weight`)).toBe(true);
+  all.delete(`${half}.lora_B.weight`);
   for (const side of ['A', 'B']) {
     const key = `${gone}.lora_${side}.weight`;
     all.set(key.replace('down_blocks.1', 'down_blocks.7'), all.get(key)!);
@@ -45,7 +45,8 @@ const look = changed(`${fixtures}/compose/pocket/look.safetensors`, 'look.safete
 const zero = 'controlnet_down_blocks.0.weight';
 const norm = 'down_blocks.0.resnets.0.norm1.weight';
 const control = changed(`${fixtures}/compose/pocket/edit`, 'control', (all) => {
-  expect([all.delete(zero), all.delete(norm)]).toEqual([true, true]);
+  all.delete(zero);
+  all.delete(norm);
   all.set('stray.weight', one);
 });
 
@@ -58,11 +59,13 @@ const opened = (use: string, from: string, more: object = {}, warnings?: string[
   );
 
 test('a LoRA without the modules that fit nowhere or are broken', async () => {
-  await expect(opened('lora', look)).rejects.toMatchObject({ code: /UNMATCHED|BROKEN/ });
+  await expect(opened('lora', look)).rejects.toMatchObject({
+    code: expect.stringMatching(/UNMATCHED|BROKEN/) as string,
+  });
   const warnings: string[] = [];
   const model = await opened('lora', look, { allow_partial: true }, warnings);
   const wholly = await opened('lora', `${fixtures}/compose/pocket/look.safetensors`);
-  const names = (one: typeof model) => [...one.weights.under('lora.').names()].toSorted();
+  const names = (from: typeof model) => [...from.weights.under('lora.').names()].toSorted();
   expect(names(model)).toEqual(names(wholly).filter((name) => !name.startsWith(half)));
   expect(warnings).toHaveLength(1);
   for (const key of [
@@ -103,7 +106,7 @@ test('what has another shape, and a file of which nothing fits, stay errors', as
     `${fixtures}/compose/pocket/look.safetensors`,
     'other.safetensors',
     (all) => {
-      for (const [key, value] of [...all]) {
+      for (const [key, value] of Array.from(all)) {
         all.delete(key);
         all.set(key.replace('unet.', 'unet.elsewhere.'), value);
       }
@@ -147,7 +150,13 @@ test('compose keeps the permission in the stack file, and says what it skips', (
   const out = join(folder, 'stack.yaml');
   expect(attune('compose', base, control, '-o', out, '--no-proof').status).toBe(2);
   const { status, stderr } = attune(
-    ...['compose', base, control, '-o', out, '--no-proof', '--allow-partial'],
+    'compose',
+    base,
+    control,
+    '-o',
+    out,
+    '--no-proof',
+    '--allow-partial',
   );
   expect(status).toBe(0);
   expect(stderr).toMatch(/edit skips 1 tensors of its file: stray\.weight; does without 2/);

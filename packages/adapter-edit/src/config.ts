@@ -7,7 +7,13 @@ export const EditConfig = UNetConfig.extend({
   conditioning_embedding_out_channels: z.array(z.int().positive()).default([16, 32, 96, 256]),
   conditioning_channels: z.int().positive().default(3),
   controlnet_conditioning_channel_order: z.enum(['rgb', 'bgr']).default('rgb'),
+  /** What it adds is the same everywhere: its mean over the pixels, as diffusers does. */
   global_pool_conditions: z.boolean().default(false),
+  /**
+   * What it adds grows from a tenth at the first skip to the whole in the middle, as in diffusers' guess mode;
+   * with `global_pool_conditions` it does not.
+   */
+  guess_mode: z.boolean().default(false),
   /** The values of the image that it was trained on; the port `image` is in [0, 1] whatever this says. */
   hint_range: z.enum(['unit', 'signed']).default('unit'),
   /** Number of task labels (port `task`), added to the time embedding; absent: none. */

@@ -110,13 +110,14 @@ function control(root: Scope, ports: PortValues, config: EditConfig): Control {
     conditioning: hint(root.at('controlnet_cond_embedding'), ports.image, config),
     ...(task ? { timeAddend: task } : {}),
   });
-  const out = (scope: Scope, x: Tensor) => {
+  const out = (scope: Scope, x: Tensor, i: number) => {
     const y = conv(scope, x, x.dim(1), { kernel: 1, init: zeros });
-    return config.global_pool_conditions ? expand(mean(y, [2, 3], { keep: true }), y.shape) : y;
+    if (config.global_pool_conditions) return expand(mean(y, [2, 3], { keep: true }), y.shape);
+    return config.guess_mode ? mul(y, 10 ** (i / skips.length - 1)) : y;
   };
   return {
-    skips: skips.map((skip, i) => out(root.at('controlnet_down_blocks', i), skip)),
-    mid: out(root.at('controlnet_mid_block'), mid),
+    skips: skips.map((skip, i) => out(root.at('controlnet_down_blocks', i), skip, i)),
+    mid: out(root.at('controlnet_mid_block'), mid, skips.length),
   };
 }
 

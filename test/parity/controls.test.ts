@@ -1,0 +1,61 @@
+/** A ControlNet's guess mode and its pooling over all pixels, against diffusers' ControlNetModel. */
+
+import {
+  compile,
+  findPlugins,
+  materialize,
+  nominalDims,
+  openStack,
+  PluginLoader,
+  StackFile,
+  standingFeeds,
+} from '@attune/core';
+import { OrtRuntime } from '@attune/engine';
+import { relativeError } from '@attune/engine/testing';
+import { expect, test } from 'vitest';
+
+import { feedsOf, readCase } from './stack.ts';
+
+const fixtures = 'test/parity/fixtures';
+const loader = new PluginLoader(findPlugins('packages/cli'));
+const forwardLimit = 5e-5;
+const gradientLimit = 5e-4;
+
+/** The prediction of a case with these options of the stack entry, and the gradients it knows. */
+async function run(file: string, options: Readonly<Record<string, unknown>>) {
+  const io = readCase(`${fixtures}/controls/io.${file}.safetensors`);
+  const entry = { use: 'edit', from: `${fixtures}/compose/pocket/edit`, strength: 0.7, ...options };
+  const stack = StackFile.parse({ backbone: `${fixtures}/unet/pocket`, adapters: [entry] });
+  const model = materialize(await openStack(stack, '.', loader), { dims: nominalDims });
+  const feeds = feedsOf(io);
+  const [B, , H, W] = feeds.sample.shape;
+  const dims = { B, F: 1, H, W, L: feeds.encoder_hidden_states.shape[1] };
+  const shapes = Object.fromEntries(Object.entries(feeds).map(([key, { shape }]) => [key, shape]));
+  const runtime = new OrtRuntime({ threads: 1 });
+  const program = compile(model, { net: 'unet', dims, shapes }, { runtime, segments: 1 });
+  const wrt = [...program.inputs.keys()].filter((name) => io.has(`grad.${name}`));
+  const all = { ...standingFeeds(model, program), ...feeds };
+  const cotangents = { sample: io.get('cot.sample')! };
+  const { outputs, grads } = await program.sweep(wrt).run(all, cotangents);
+  await program.release();
+  const gradients = Object.entries(grads).map(([name, got]) =>
+    relativeError(got, io.get(`grad.${name}`)!),
+  );
+  return { error: relativeError(outputs.sample, io.get('out.sample')!), gradients };
+}
+
+test.each([
+  ['guess', { guess_mode: true }],
+  ['pool', { global_pool_conditions: true }],
+  // Pooling goes first, as there.
+  ['pool', { global_pool_conditions: true, guess_mode: true }],
+])('%s: %o', async (file, options) => {
+  const { error, gradients } = await run(file, options);
+  expect(error).toBeLessThan(forwardLimit);
+  expect(gradients.length).toBeGreaterThanOrEqual(4);
+  expect(Math.max(...gradients)).toBeLessThan(gradientLimit);
+});
+
+test.each(['guess', 'pool'])('without its option the prediction is another: %s', async (file) => {
+  expect((await run(file, {})).error).toBeGreaterThan(20 * forwardLimit);
+});
