@@ -10,6 +10,28 @@ import { dialects, writeControl } from './write.ts';
 export { EditConfig } from './config.ts';
 export { edit, type EditOptions } from './edit.ts';
 
+const first = 'input_blocks.0.0.weight';
+const hint = 'input_hint_block.0.weight';
+
+const samples = [
+  {
+    keys: ['controlnet_cond_embedding.conv_in.weight'],
+    about: 'a folder with its config, or the file alone',
+  },
+  {
+    keys: [`control_model.${hint}`, `control_model.${first}`],
+    about: 'with `control_model.` or bare; also inside a whole checkpoint',
+  },
+  {
+    keys: ['difference', `control_model.${hint}`, `control_model.${first}`],
+    about: "what is added to the base's encoder",
+  },
+  {
+    keys: ['lora_controlnet', hint, 'input_blocks.1.0.in_layers.2.up'],
+    about: "low-rank changes of the base's encoder",
+  },
+];
+
 /** Options of a stack entry go over the file's config: only what is given, no defaults. */
 const Options = z.strictObject(
   Object.fromEntries(
@@ -52,6 +74,7 @@ export default definePlugin({
             ...(found ? { weights: found.weights } : { initial: model.weights.under('unet.') }),
           });
         },
+        samples,
         dialects,
         write: writeControl,
       }),

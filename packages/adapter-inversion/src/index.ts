@@ -16,10 +16,10 @@ const Options = z.strictObject({
 });
 
 /** Where files keep the vectors: the first programs' pickles, safetensors, or the token as the only key. */
-const layouts: readonly (readonly [dialect: string, key: RegExp])[] = [
-  ['original', /^string_to_param\.\*$/],
-  ['embedding', /^emb_params$/],
-  ['diffusers', /^<[^<>]+>$/],
+const layouts: readonly (readonly [dialect: string, key: RegExp, sample: string])[] = [
+  ['original', /^string_to_param\.\*$/, 'string_to_param.*'],
+  ['embedding', /^emb_params$/, 'emb_params'],
+  ['diffusers', /^<[^<>]+>$/, '<word>'],
 ];
 
 interface Found {
@@ -67,6 +67,7 @@ export default definePlugin({
       'textual-inversion': adapterKind({
         options: Options,
         detect,
+        samples: layouts.map(([, , key]) => ({ keys: [key], about: `under the key \`${key}\`` })),
         create: ({ file, model: _, ...common }, { word, vectors }) => {
           if (!file)
             return textualInversion({

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { readLora } from './formats.ts';
 import { lora } from './lora.ts';
 import { mergeLora } from './merge.ts';
+import { samples } from './samples.ts';
 import { detectLora, surveyLora } from './survey.ts';
 import { dialects, writeLora } from './write.ts';
 
@@ -32,6 +33,7 @@ export default definePlugin({
         survey: surveyLora,
         create: ({ file, model, ...common }, options) =>
           lora({ ...common, ...(file ? readLora(file, model) : (options as Given)) }),
+        samples,
         dialects,
         write: writeLora,
         merge: mergeLora,

@@ -21,11 +21,11 @@ import { type FileModule, modulesOf, readModule } from './formats.ts';
 import { resolver } from './names.ts';
 import { scales } from './scale.ts';
 
-/** Relatives of LoRA that are recognised and not loaded, by a name that only they have. */
-const relatives: readonly (readonly [algorithm: string, sign: RegExp])[] = [
-  ['oft', /\.oft_(blocks|diag|r)(\.|$)/],
-  ['glora', /\.(a1|b1)\.weight$/],
-  ['ia3', /\.(on_input|ia3_l(\.\w+)?)$/],
+/** Relatives of LoRA that are recognised and not loaded, by a name that only they have, and such a name. */
+export const relatives: readonly (readonly [algorithm: string, sign: RegExp, leaf: string])[] = [
+  ['oft', /\.oft_(blocks|diag|r)(\.|$)/, 'oft_blocks'],
+  ['glora', /\.(a1|b1)\.weight$/, 'a1.weight'],
+  ['ia3', /\.(on_input|ia3_l(\.\w+)?)$/, 'on_input'],
 ];
 
 /** Whether a file is a LoRA or a relative. */

@@ -22,6 +22,19 @@ const Options = z.strictObject(
 const ownKey =
   /^((down|up)_blocks\.\d+|mid_block)\.motion_modules\.\d+\.(norm|proj_in|transformer_blocks\.0\.attn1\.to_q)\.weight$/;
 
+const module = 'mid_block.motion_modules.0';
+
+const samples = [
+  {
+    keys: [`${module}.transformer_blocks.0.attn1.to_q.weight`],
+    about: 'a MotionAdapter: a folder with its config, or the file alone',
+  },
+  {
+    keys: [`${module}.temporal_transformer.transformer_blocks.0.attention_blocks.0.to_q.weight`],
+    about: 'AnimateDiff v1, v2 and v3, also with `module.`; the stored position table counts',
+  },
+];
+
 export default definePlugin({
   api: 1,
   contributes: {
@@ -52,6 +65,7 @@ export default definePlugin({
               : {}),
           });
         },
+        samples,
         dialects,
         write: writeMotion,
       }),

@@ -53,6 +53,7 @@ export {
   type AdapterFile,
   type AdapterKind,
   type AdapterRequest,
+  type FormatSample,
   type MergeRequest,
   type WriteRequest,
   type Written,
@@ -184,7 +185,8 @@ export {
   type Spacing,
 } from './schedule/noise.ts';
 export { type Plan, type Sampler, type Step, takeStep } from './schedule/sampler.ts';
-export { inCheckpoint, isCheckpoint } from './models/checkpoint.ts';
+export { inCheckpoint, checkpointLayout, isCheckpoint } from './models/checkpoint.ts';
+export { type Format, formatsOf } from './plugins/formats.ts';
 export { createPartly, type PartlyMade, type Skipped, skippedText } from './plugins/partial.ts';
 export { checkTold, type Telling } from './plugins/dialect.ts';
 export { fromLdm, inferUNet, isLdm, ldmLayers, type LdmLayout, toLdm } from './models/ldm.ts';

@@ -100,6 +100,9 @@ const layouts: readonly (readonly [key: RegExp, foreign: Foreign])[] = [
   ],
 ];
 
+/** Everything that is recognised and refused. */
+export const foreign: readonly Foreign[] = [...magics, ...layouts].map(([, known]) => known);
+
 /** What a set of tensor names is. */
 export function recogniseNames(names: readonly string[]): Foreign {
   if (names.length === 0)

@@ -47,6 +47,10 @@ const sections: readonly Section[] = [
   },
 ];
 
+/** The parts of such a file and how their names begin. */
+export const checkpointLayout: readonly Pick<Section, 'part' | 'className' | 'prefixes'>[] =
+  sections;
+
 /** Training leftovers: schedules, the moving average's second copy, losses. */
 const leftovers =
   /^(model_ema\.|first_stage_model\.loss\.|(alphas|betas|sqrt|log_one|posterior|lvlb|logvar|scale_factor)[\w]*$|global_step$|cond_stage_model\.(logit_scale$|transformer\.vision_model\.|transformer\.(visual|text)_projection\.|transformer\.logit_scale$))/;

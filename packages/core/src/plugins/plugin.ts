@@ -56,6 +56,14 @@ export interface KindExample {
   readonly net?: string;
 }
 
+/** One sort of file that a kind knows, by a few of its keys. */
+export interface FormatSample {
+  /** Enough for `detect`. */
+  readonly keys: readonly string[];
+  /** What is said of it in tables of formats. */
+  readonly about: string;
+}
+
 /** A kind of adapter. */
 export interface AdapterKind<O = unknown> {
   /** Options of a stack entry beside the common keys. */
@@ -72,6 +80,8 @@ export interface AdapterKind<O = unknown> {
    * a stack which allows it can do without them.
    */
   create(request: AdapterRequest, options: O): Adapter;
+  /** The sorts of files that `detect` knows, one sample of each. */
+  readonly samples?: readonly FormatSample[];
   /** For `attune plugin test`. Absent: one, with the options' defaults. */
   readonly examples?: readonly KindExample[];
   /** The dialects that `write` knows. */
