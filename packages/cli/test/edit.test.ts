@@ -8,6 +8,8 @@ import { join, relative, resolve } from 'node:path';
 import sharp from 'sharp';
 import { beforeAll, describe, expect, test } from 'vitest';
 
+import { PACKET, RATE, soundClip, soundOf } from './sound-scenes.ts';
+
 const folder = mkdtempSync(join(tmpdir(), 'edit-'));
 const at = (name: string) => join(folder, name);
 const composed = relative(folder, resolve('test/parity/fixtures/compose/pocket'));
@@ -104,6 +106,29 @@ describe('what comes out', () => {
     const { width } = await sharp(join(at('frames'), 'frame-00001.png')).metadata();
     expect(width).toBeGreaterThan(2 * 256);
   });
+});
+
+describe('sound', () => {
+  const stills = [...quick, '--stack', at('stills.yaml')];
+
+  test('goes along, as long as the frames; not with --no-audio, and not at another speed', async () => {
+    await soundClip(at('loud.mp4'), 4, 0.5);
+    const go = (out: string, ...more: readonly string[]) =>
+      edit(at('loud.mp4'), at(out), ...stills, ...more);
+    expect(go('kept.mp4')).toMatchObject({ status: 0, stderr: expect.not.stringMatching(/sound/) });
+    const [given, kept] = [await soundOf(at('loud.mp4')), await soundOf(at('kept.mp4'))];
+    expect(kept?.packets.length).toBeGreaterThan(20);
+    expect(given?.packets.slice(0, kept?.packets.length)).toEqual(kept?.packets);
+    go('cut.mp4', '--max-frames', '2');
+    expect((await soundOf(at('cut.mp4')))?.packets).toHaveLength(Math.ceil((0.25 * RATE) / PACKET));
+    expect(go('mute.mp4', '--no-audio').stderr).not.toMatch(/sound/);
+    expect(await soundOf(at('mute.mp4'))).toBeUndefined();
+    expect(go('fast.mp4', '--fps', '16').stderr).toContain('at another speed');
+    expect(await soundOf(at('fast.mp4'))).toBeUndefined();
+    expect(go('same.mp4', '--fps', '8').stderr).not.toMatch(/sound/);
+    expect(await soundOf(at('same.mp4'))).toEqual(kept);
+    expect(go('loud.gif').stderr).toContain('only an mp4 holds sound');
+  }, 120_000);
 });
 
 describe('what is refused, with nothing written', () => {

@@ -23,6 +23,7 @@ import {
   type MediaSource,
   openMedia,
   sideBySide,
+  type Sound,
   toFrames,
   writeMedia,
 } from '../media/index.ts';
@@ -48,6 +49,7 @@ interface Options extends LockOptions {
   readonly maxFrames?: number;
   readonly fps?: number;
   readonly compare?: boolean;
+  readonly audio: boolean;
   readonly device?: Device;
   readonly allowPartial?: boolean;
   readonly threads?: number;
@@ -79,6 +81,7 @@ export const editCommand = (): Command =>
     .option('--max-frames <n>', 'stop after so many frames', positive)
     .option('--fps <n>', 'frames per second, in place of those of the input', number)
     .option('--compare', 'write the input beside the result')
+    .option('--no-audio', 'leave the sound track out')
     .addOption(new Option('--device <name>', 'where to run').choices(devices))
     .option('--allow-partial', 'use adapters whose files fit in part, and list what is skipped')
     .option('--threads <n>', 'threads inside an operation', positive)
@@ -117,7 +120,7 @@ async function editAction(input: string, options: Options): Promise<void> {
   const { model } = models.stack;
   if (source.kind === 'image' && model.adapters.some(({ mixesFrames }) => mixesFrames))
     warn(`${input} is one picture: adapters that mix frames are left out`);
-  if (source.audio) warn(`${input}: the sound track is left out`);
+  const sound = soundFor(source, options);
   try {
     const { instruction, seed } = options;
     const sampling = Sampling.parse(stack.sampling ?? {});
@@ -129,6 +132,7 @@ async function editAction(input: string, options: Options): Promise<void> {
         inputs: [input],
         metadata: { instruction, seed: String(seed), stack: options.stack },
         ...(fps === undefined || source.kind === 'image' ? {} : { fps }),
+        sound,
       },
     );
     written.notices.forEach(warn);
@@ -138,6 +142,18 @@ async function editAction(input: string, options: Options): Promise<void> {
     await models.stack.release();
     await models.stills.release();
   }
+}
+
+/** The sound to go with the result; that there is none although the input has some is warned of. */
+function soundFor({ path, audio, sound, fps }: MediaSource, options: Options): Sound | undefined {
+  if (!audio || !options.audio) return undefined;
+  const otherSpeed = options.fps !== undefined && Math.abs(options.fps / fps - 1) > 1e-3;
+  if (sound && !otherSpeed) return sound;
+  const why = otherSpeed
+    ? `--fps ${options.fps} plays its ${Number(fps.toFixed(3))} frames a second at another speed`
+    : 'it is carried over only from what the optional packages read';
+  warn(`${path}: the sound track is left out (${why})`);
+  return undefined;
 }
 
 /** The result frame by frame, with the times of the source; beside the source where that is asked. */

@@ -6,6 +6,7 @@ export { type Frame, type Frames, fpsOf, resample } from './frame.ts';
 export type { Notes } from './notes.ts';
 export { type Media, openMedia, type OpenOptions, readMedia, type ReadOptions } from './open.ts';
 export { loadPeers, type VideoTools, videoTools } from './peers.ts';
+export type { Sound } from './sound.ts';
 export type { MediaSource } from './source.ts';
 export { assertWritable } from './stage.ts';
 export { writeMedia, type WriteOptions, type Written } from './write.ts';

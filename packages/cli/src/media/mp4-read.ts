@@ -67,6 +67,7 @@ async function describe(path: string, peers: Peers, input: Input): Promise<Media
   const last = seen.at(-1);
   if (!last) throw noFrames(path, 'in its video track');
   const starts = seen.map(({ start }) => start);
+  const audio = (await input.getPrimaryAudioTrack()) !== null;
   const delays = delaysOf(starts, last.duration);
   return {
     path,
@@ -76,7 +77,8 @@ async function describe(path: string, peers: Peers, input: Input): Promise<Media
     height: await track.getDisplayHeight(),
     fps: fpsOf(delays),
     frameCount: seen.length,
-    audio: (await input.getPrimaryAudioTrack()) !== null,
+    audio,
+    ...(audio ? { sound: { path, from: starts[0] / 1000 } } : {}),
     frames: () => readFrames(path, peers, moments, delays),
   };
 }

@@ -6,6 +6,7 @@ import { checkFrame, type Frame, type Frames } from './frame.ts';
 import { type Notes, notesLine } from './notes.ts';
 import { settle } from './pace.ts';
 import type { Peers } from './peers.ts';
+import { copySound, type Sound } from './sound.ts';
 import { toI420 } from './yuv.ts';
 
 /** Frames the encoder may hold before it is given more. */
@@ -25,18 +26,23 @@ const colorSpace = {
 /**
  * Frames of one size → the bytes of an mp4 that starts playing at once (its index in front), each
  * frame shown for its delay. 4:2:0 is even: odd sizes grow by one repeated row or column. Only the
- * encoded bytes are held in memory. Expects at least one frame.
+ * encoded bytes are held in memory. The sound lasts as long as the frames, to a packet. Expects at
+ * least one frame. What had to be left out goes to `notices`.
  */
 export async function encodeMp4(
   frames: Frames,
   { bunny, codecs }: Peers,
   notes: Notes,
+  { sound, notices }: { readonly sound?: Sound | undefined; readonly notices: string[] },
 ): Promise<Uint8Array> {
   const target = new bunny.BufferTarget();
   const format = new bunny.Mp4OutputFormat({ fastStart: 'in-memory' });
   const output = new bunny.Output({ format, target });
   const track = new bunny.EncodedVideoPacketSource('avc');
   output.addVideoTrack(track);
+  const copy = sound && (await copySound(sound, output, bunny));
+  if (typeof copy === 'string') notices.push(copy);
+  const heard = typeof copy === 'string' ? undefined : copy;
   if (Object.keys(notes).length > 0) output.setMetadataTags({ comment: notesLine(notes) });
   await output.start();
 
@@ -98,6 +104,7 @@ export async function encodeMp4(
       picture.close();
       await wait(() => encoder.encodeQueueSize > AHEAD);
       await deliver();
+      await heard?.until(clock / 1000);
     }
     const flush = { done: false };
     const flushed = encoder
@@ -112,6 +119,7 @@ export async function encodeMp4(
     await output.cancel();
     throw error;
   } finally {
+    notices.push(...(heard?.close() ?? []));
     if (encoder.state !== 'closed') encoder.close();
   }
   if (!target.buffer) throw new Error('the mp4 container gave no bytes');

@@ -1,6 +1,7 @@
 /** What an opened picture or clip offers, whatever its format. */
 
 import type { Frame } from './frame.ts';
+import type { Sound } from './sound.ts';
 
 /** An opened picture or clip. Nothing stays open between calls; there is nothing to close. */
 export interface MediaSource {
@@ -15,8 +16,10 @@ export interface MediaSource {
   readonly fps: number;
   /** Where it is known without reading to the end. */
   readonly frameCount?: number | undefined;
-  /** A sound track lies beside the pictures; it is never read. */
+  /** A sound track lies beside the pictures. */
   readonly audio: boolean;
+  /** That track, where it can be carried over into an mp4. */
+  readonly sound?: Sound | undefined;
   /**
    * The frames in order, a few in memory at a time. Alpha is laid over white. May be called again.
    * Throws BAD_FILE where the bytes end or break, NO_FRAMES where there is none.

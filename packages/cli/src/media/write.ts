@@ -12,6 +12,7 @@ import { encodeMp4, evenSize } from './mp4-write.ts';
 import type { Notes } from './notes.ts';
 import { type VideoTools, videoTools } from './peers.ts';
 import { encodeAnimation, encodeStill } from './picture.ts';
+import type { Sound } from './sound.ts';
 import { assertWritable, outputFormat, staged } from './stage.ts';
 
 export interface WriteOptions {
@@ -23,6 +24,8 @@ export interface WriteOptions {
   readonly metadata?: Notes;
   /** Files and folders that were read: `path` may be none of them. */
   readonly inputs?: readonly string[];
+  /** Sound for an mp4: copied as it is, from the first frame on and as long as the frames last. */
+  readonly sound?: Sound | undefined;
   readonly tools?: VideoTools;
 }
 
@@ -47,16 +50,18 @@ export async function writeMedia(
   frames: Frames,
   options: WriteOptions = {},
 ): Promise<Written> {
-  const { metadata = {}, inputs = [], tools = videoTools } = options;
+  const { metadata = {}, inputs = [], tools = videoTools, sound } = options;
   const format = outputFormat(path);
   await assertWritable(path, inputs);
   const tally: Tally = { frames: 0, width: 0, height: 0 };
   const notices: string[] = [];
+  if (sound && format !== 'mp4')
+    notices.push(`${path}: only an mp4 holds sound; the sound track is left out`);
   const timed = counted(path, retimed(frames, options), tally);
   await staged(path, async (temp) => {
     if (format === 'folder') await writeFolder(temp, timed, metadata);
     else if (format === 'mp4')
-      notices.push(...(await writeMp4(path, temp, timed, metadata, tools)));
+      notices.push(...(await writeMp4(path, temp, timed, metadata, tools, sound)));
     else if (format === 'gif') await writeFile(temp, await animation(path, timed, 'gif', metadata));
     else if (format === 'webp') await writeFile(temp, await webp(path, timed, metadata));
     else await writeFile(temp, await encodeStill(await only(path, timed), format, metadata));
@@ -154,6 +159,7 @@ async function writeMp4(
   frames: Frames,
   notes: Notes,
   tools: VideoTools,
+  sound: Sound | undefined,
 ): Promise<string[]> {
   const notices: string[] = [];
   const peers = await tools.peers();
@@ -165,13 +171,13 @@ async function writeMp4(
       `${path}: H.264 wants even sizes; ${first.width}×${first.height} became ${even.width}×${even.height}`,
     );
   if (typeof peers !== 'string') {
-    await writeFile(temp, await encodeMp4(all, peers, notes));
+    await writeFile(temp, await encodeMp4(all, peers, notes, { sound, notices }));
     return notices;
   }
   const fps = 1000 / first.delay;
   await writeWithFfmpeg(temp, resample(all, fps), fps, tools.ffmpeg, notes, peers);
   notices.push(
-    `${path}: written by ffmpeg at ${Number(fps.toFixed(3))} frames a second (${peers})`,
+    `${path}: written by ffmpeg at ${Number(fps.toFixed(3))} frames a second (${peers})${sound ? '; the sound track is left out' : ''}`,
   );
   return notices;
 }
