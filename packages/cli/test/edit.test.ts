@@ -1,7 +1,8 @@
 /** `attune edit` of the built command: pictures and clips of any length, and input that is refused. */
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 
@@ -91,6 +92,35 @@ describe('what comes out', () => {
     const [one, each] = await Promise.all([at('one-edited.png'), at('each.webp')].map(pixelsOf));
     expect(distance(one, each.subarray(0, one.length))).toBeLessThanOrEqual(1);
     expect(each.length).toBe(11 * one.length);
+  });
+
+  test('the result says what it was made with, and inspect reads it', () => {
+    writeFileSync(at('stack.lock.json'), '{}');
+    const more = ['--caption', 'a golden bar', '--seed', '3', '--sampler', 'euler'];
+    expect(edit(at('one.png'), at('made.png'), ...quick, ...more).status).toBe(0);
+    rmSync(at('stack.lock.json'));
+    const { status, stdout } = attune('inspect', at('made.png'), '--json');
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toEqual({
+      file: at('made.png'),
+      kind: 'result',
+      madeWith: {
+        instruction: 'make it golden',
+        caption: 'a golden bar',
+        seed: '3',
+        steps: '3',
+        guidance: expect.stringMatching(/^[\d.]+$/),
+        image_guidance: expect.stringMatching(/^[\d.]+$/),
+        sampler: 'euler',
+        window: '4',
+        overlap: '1',
+        stack: at('stack.yaml'),
+        lock: createHash('sha256').update('{}').digest('hex').slice(0, 16),
+        attune: '0.0.0',
+      },
+    });
+    expect(attune('inspect', at('made.png')).stdout).toContain('instruction     make it golden');
+    expect(attune('inspect', at('one.png')).status).toBe(2);
   });
 
   test('a stack that mixes frames edits a picture without them, and says so', () => {

@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, test } from 'vitest';
 
-import { assertWritable, loadPeers, writeMedia } from '../src/media/index.ts';
+import { assertWritable, loadPeers, readNotes, writeMedia } from '../src/media/index.ts';
 import { staged } from '../src/media/stage.ts';
 import { failure, scene, scratch } from './media-scenes.ts';
 
@@ -127,6 +127,29 @@ describe('all or nothing', () => {
 });
 
 describe('settings and seeds travel inside the file', () => {
+  test.each(['a.png', 'a.jpg', 'a.webp', 'b.webp', 'b.gif', 'b.mp4'])(
+    '%s is read again',
+    async (name) => {
+      const path = join(scratch(), name);
+      const frames = scene(8, 8, name.startsWith('b') ? 3 : 1);
+      const made = {
+        instruction: 'a “red” disc {"→"} blue',
+        seed: '7',
+        long: 'x'.repeat(700),
+        attune: '1',
+      };
+      await writeMedia(path, frames, { metadata: made });
+      expect(await readNotes(path)).toEqual(made);
+      await writeMedia(path, frames, { metadata: { seed: '7' } });
+      expect(await readNotes(path)).toBeUndefined();
+      const bytes = readFileSync(path);
+      for (let end = 0; end < bytes.length; end += 7) {
+        writeFileSync(path, bytes.subarray(0, end));
+        expect(await readNotes(path)).toBeUndefined();
+      }
+    },
+  );
+
   const metadata = { prompt: 'a “red” disc → blue', seed: '7' };
   const line = String.raw`{"prompt":"a \u201cred\u201d disc \u2192 blue","seed":"7"}`;
 

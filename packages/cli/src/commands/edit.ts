@@ -14,6 +14,7 @@ import {
 import { AttuneError, badArgument, type Device } from '@attune/engine';
 import { Command, Option } from 'commander';
 
+import { madeWith } from '../made-with.ts';
 import { readMask } from '../mask.ts';
 import {
   assertWritable,
@@ -122,19 +123,16 @@ async function editAction(input: string, options: Options): Promise<void> {
     warn(`${input} is one picture: adapters that mix frames are left out`);
   const sound = soundFor(source, options);
   try {
-    const { instruction, seed } = options;
     const sampling = Sampling.parse(stack.sampling ?? {});
-    const sampler = await openSampler(options.sampler ?? sampling.sampler, loader);
-    const written = await writeMedia(
-      out,
-      editedFrames(models, source, requestOf(model, sampling, sampler, options), options),
-      {
-        inputs: [input],
-        metadata: { instruction, seed: String(seed), stack: options.stack },
-        ...(fps === undefined || source.kind === 'image' ? {} : { fps }),
-        sound,
-      },
-    );
+    const samplerId = options.sampler ?? sampling.sampler;
+    const sampler = await openSampler(samplerId, loader);
+    const request = requestOf(model, sampling, sampler, options);
+    const written = await writeMedia(out, editedFrames(models, source, request, options), {
+      inputs: [input],
+      metadata: madeWith(settingsOf(request, samplerId), options.stack, session),
+      ...(fps === undefined || source.kind === 'image' ? {} : { fps }),
+      sound,
+    });
     written.notices.forEach(warn);
     if (json) console.log(JSON.stringify(written));
     else say(`wrote ${written.path} (${written.frames} frames)`);
@@ -143,6 +141,21 @@ async function editAction(input: string, options: Options): Promise<void> {
     await models.stills.release();
   }
 }
+
+/** The request as the result's metadata tells it. */
+const settingsOf = (request: EditRequest, sampler: string) => ({
+  instruction: request.instruction,
+  caption: request.caption,
+  motion_caption: request.motionCaption,
+  task: request.task,
+  seed: request.seed,
+  steps: request.plan.steps.length,
+  guidance: request.guidance.text,
+  image_guidance: request.guidance.image,
+  sampler,
+  window: request.window.size,
+  overlap: request.window.overlap,
+});
 
 /** The sound to go with the result; that there is none although the input has some is warned of. */
 function soundFor({ path, audio, sound, fps }: MediaSource, options: Options): Sound | undefined {

@@ -4,6 +4,7 @@ import { generate, ModelRunner, openSampler, openStack, type Sampler } from '@at
 import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command } from 'commander';
 
+import { madeWith } from '../made-with.ts';
 import { readMask } from '../mask.ts';
 import { assertWritable, columnsOf, sideBySide, writeMedia } from '../media/index.ts';
 import { type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
@@ -61,12 +62,24 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
   const model = await openStack(stack, folder, loader, how);
   const runner = new ModelRunner(model, runtime);
   try {
-    const sampler = await openSampler(options.sampler ?? stack.sampling?.sampler ?? 'ddim', loader);
+    const samplerId = options.sampler ?? stack.sampling?.sampler ?? 'ddim';
+    const sampler = await openSampler(samplerId, loader);
     const latents = await latentsOf(runner, prompts, { ...options, sampler });
     const columns = columnsOf(await runner.decodeLatents(latents), prompts.length);
     const frames = columns.length > 1 ? sideBySide(columns, prompts) : columns[0];
     const written = await writeMedia(options.out, frames, {
-      metadata: { prompt: prompts.join(' | '), seed: String(options.seed), stack: options.stack },
+      metadata: madeWith(
+        {
+          prompt: prompts.join(' | '),
+          negative: options.negative,
+          seed: options.seed,
+          steps: options.steps,
+          guidance: options.guidance,
+          sampler: samplerId,
+        },
+        options.stack,
+        session,
+      ),
     });
     if (options.json) console.log(JSON.stringify(written));
     else say(`wrote ${written.path}`);

@@ -5,6 +5,7 @@ import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
 import { inspect, type Verdict } from '../inspect/verdict.ts';
+import { type Notes, readNotes } from '../media/index.ts';
 import { openWhole } from '../probe/model.ts';
 import { openSession } from '../session.ts';
 import { heedLock, type LockOptions, readStack } from '../stack.ts';
@@ -22,7 +23,7 @@ export const inspectCommand = (): Command =>
     .description('say what a file, a folder or a stack is and whether it can be loaded')
     .argument(
       '<file|folder|stack>',
-      'a weight file, a folder, a stack.yaml, or hf:owner/name after a pull',
+      'a weight file, a folder, a stack.yaml, hf:owner/name after a pull, or a result of attune',
     )
     .option('--base <stack|model>', 'the model to fit it against, with adapters before it')
     .option(
@@ -38,6 +39,12 @@ async function inspectAction(
   file: string,
   { base, deep, json, allowPartial = false, ...lock }: Options,
 ): Promise<void> {
+  const madeWith = await readNotes(pulled(file));
+  if (madeWith) {
+    if (json) console.log(JSON.stringify({ file, kind: 'result', madeWith }));
+    else for (const line of describeResult(file, madeWith)) console.log(printable(line));
+    return;
+  }
   const argument = base === undefined ? undefined : await readStack(base);
   const { loader } = openSession(
     {},
@@ -61,6 +68,12 @@ async function inspectAction(
       'REFUSED',
       printable(`${file} is refused: ${plain(verdict.reason)}. Way out: ${verdict.fix ?? 'none'}.`),
     );
+}
+
+function describeResult(file: string, madeWith: Notes): string[] {
+  const entries = Object.entries(madeWith);
+  const wide = Math.max(...entries.map(([key]) => key.length));
+  return [`${file}: made by attune`, ...entries.map(([k, v]) => `  ${k.padEnd(wide)}  ${v}`)];
 }
 
 /** Without the full stop that messages end with. */

@@ -17,3 +17,19 @@ export function unfinishedGif(bytes: Uint8Array): boolean {
   }
   return at > bytes.length;
 }
+
+/** The comments between a GIF's blocks, as Latin-1. */
+export function* gifComments(bytes: Uint8Array): Generator<string> {
+  let at = 13 + paletteSize(bytes[10] ?? 0);
+  while (at < bytes.length) {
+    const kind = bytes[at];
+    if (kind !== 0x21 && kind !== 0x2c) return;
+    const comment = kind === 0x21 && bytes[at + 1] === 0xfe;
+    at += kind === 0x21 ? 2 : 11 + paletteSize(bytes[at + 9] ?? 0);
+    const parts: Uint8Array[] = [];
+    for (; at < bytes.length && bytes[at] > 0; at += bytes[at] + 1)
+      parts.push(bytes.subarray(at + 1, at + 1 + bytes[at]));
+    at++;
+    if (comment) yield Buffer.concat(parts).toString('latin1');
+  }
+}
