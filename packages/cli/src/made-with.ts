@@ -10,11 +10,11 @@ import type { Notes } from './media/index.ts';
 import type { StackArgument } from './stack.ts';
 
 /**
- * The settings that are not empty, the stack as it was named, the SHA-256 of its lock file where
+ * The settings that are not empty (objects as JSON), the stack as it was named, the SHA-256 of its lock file where
  * there is one (first 16 hex digits, as in `sha256sum stack.lock.json`), and attune's version.
  */
 export function madeWith(
-  settings: Readonly<Record<string, string | number | undefined>>,
+  settings: Readonly<Record<string, unknown>>,
   stack: string,
   { file }: StackArgument,
 ): Notes {
@@ -29,7 +29,9 @@ export function madeWith(
   };
   return Object.fromEntries(
     Object.entries(all).flatMap(([key, value]) =>
-      value === undefined || value === '' ? [] : [[key, String(value)]],
+      value === undefined || value === ''
+        ? []
+        : [[key, typeof value === 'object' ? JSON.stringify(value) : String(value)]],
     ),
   );
 }

@@ -114,6 +114,7 @@ describe('what comes out', () => {
         sampler: 'euler',
         window: '4',
         overlap: '1',
+        join: 'correct',
         stack: at('stack.yaml'),
         lock: createHash('sha256').update('{}').digest('hex').slice(0, 16),
         attune: '0.0.0',
@@ -135,6 +136,51 @@ describe('what comes out', () => {
     expect(readdirSync(at('frames'))).toEqual(['frame-00001.png', 'frame-00002.png']);
     const { width } = await sharp(join(at('frames'), 'frame-00001.png')).metadata();
     expect(width).toBeGreaterThan(2 * 256);
+  });
+});
+
+describe('over time', () => {
+  test('--at and --texts say what holds from a frame on, and the result remembers; --join joins', async () => {
+    const stills = [...quick, '--stack', at('stills.yaml'), '--max-frames', '6'];
+    writeFileSync(at('texts.yaml'), '- { at: 4, caption: ice, instruction: make it icy }\n');
+    const run = (out: string, ...more: readonly string[]) =>
+      attune('edit', at('clip.webp'), '-o', at(out), ...stills, ...more);
+    expect(run('golden.webp', '-i', 'make it golden').status).toBe(0);
+    const icy = ['--at', '0=make it golden', '--at', '4=make it icy'];
+    expect(run('icy.webp', ...icy).status).toBe(0);
+    const [golden, both] = await Promise.all([at('golden.webp'), at('icy.webp')].map(pixelsOf));
+    const half = (4 * golden.length) / 6;
+    expect(both.subarray(0, half).equals(golden.subarray(0, half))).toBe(true);
+    expect(distance(both.subarray(half), golden.subarray(half))).toBeGreaterThan(4);
+    const texts = ['-i', 'make it golden', '--texts', at('texts.yaml'), '--join', 'fuse'];
+    expect(run('file.webp', ...texts).status).toBe(0);
+    const { madeWith } = JSON.parse(attune('inspect', at('file.webp'), '--json').stdout);
+    expect(madeWith).toMatchObject({ instruction: 'make it golden', join: 'fuse' });
+    expect(JSON.parse(madeWith.later)).toEqual([
+      { from: 4, caption: 'ice', instruction: 'make it icy' },
+    ]);
+  }, 120_000);
+
+  test.each([
+    ['nothing said', [], 'what to change'],
+    ['not of the first frame', ['--at', '4=make it icy'], 'what to change'],
+    ['no frame', ['-i', 'x', '--at', 'make it icy'], 'give a frame and a text'],
+    ['a frame twice', ['-i', 'x', '--at', '4=a', '--at', '4=b'], 'frame 4 twice'],
+    ['a file that is no list', ['-i', 'x', '--texts', at('stack.yaml')], 'stack.yaml'],
+    ['a way of joining that there is not', ['-i', 'x', '--join', 'glue'], 'correct, fuse, both'],
+  ])('%s: refused, with nothing written', (_, args, words) => {
+    const stack = ['--stack', at('stack.yaml'), '--steps', '2'];
+    const { status, stderr } = attune(
+      'edit',
+      at('clip.webp'),
+      '-o',
+      at('bad.webp'),
+      ...stack,
+      ...args,
+    );
+    expect(stderr).toContain(words);
+    expect(status).toBe(2);
+    expect(existsSync(at('bad.webp'))).toBe(false);
   });
 });
 

@@ -4,6 +4,9 @@ import {
   type EditModels,
   editFrames,
   type EditRequest,
+  type Join,
+  joins,
+  type LaterTexts,
   type Model,
   ModelRunner,
   openSampler,
@@ -31,11 +34,15 @@ import {
 import { framesAtOnce, type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
 import { count, devices, number, positive, runtimeOf, samplers } from './arguments.ts';
+import { type Said, saidOf, timed } from './texts.ts';
 
 interface Options extends LockOptions {
   readonly out: string;
   readonly stack: string;
-  readonly instruction: string;
+  readonly instruction?: string;
+  readonly at: readonly LaterTexts[];
+  readonly texts?: string;
+  readonly join: Join;
   readonly caption: string;
   readonly motionCaption?: string;
   readonly task?: number;
@@ -61,11 +68,18 @@ export const editCommand = (): Command =>
   new Command('edit')
     .description('edit a picture or a clip as an instruction says')
     .argument('<input>', 'png, jpg, webp, gif, mp4, a folder of frames; others with ffmpeg')
-    .requiredOption('-i, --instruction <text>', 'what to change')
+    .option('-i, --instruction <text>', 'what to change')
     .requiredOption('-o, --out <file>', '.mp4, .gif, .webp, .png, .jpg or a folder of frames')
     .option('--stack <file|id>', 'a stack with an edit adapter, by file or id', 'pocket/aligned')
     .option('--caption <text>', 'what the result shows', '')
     .option('--motion-caption <text>', 'the same with its motion, for clips (default: --caption)')
+    .option(
+      '--at <frame=text>',
+      'the instruction from a frame on, in place of -i; may be repeated',
+      timed,
+      [],
+    )
+    .option('--texts <file.yaml>', 'the same for captions, too: a list of at, instruction, caption')
     .option('--task <n>', 'number of the task, where the edit adapter has labels', count)
     .option('--sampler <id>', `${samplers} (default: what the stack says, or ddim)`)
     .option('--steps <n>', 'sampling steps (default: what the stack says)', positive)
@@ -79,6 +93,11 @@ export const editCommand = (): Command =>
       positive,
     )
     .option('--overlap <n>', 'frames that neighbouring windows share (default: a quarter)', count)
+    .addOption(
+      new Option('--join <how>', 'how windows become one clip: see the README')
+        .choices(joins)
+        .default('correct'),
+    )
     .option('--max-frames <n>', 'stop after so many frames', positive)
     .option('--fps <n>', 'frames per second, in place of those of the input', number)
     .option('--compare', 'write the input beside the result')
@@ -87,7 +106,10 @@ export const editCommand = (): Command =>
     .option('--allow-partial', 'use adapters whose files fit in part, and list what is skipped')
     .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'a JSON line on stdout')
-    .addHelpText('after', '\nExample:\n  $ attune edit clip.mp4 -i "make it golden" -o golden.mp4')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  $ attune edit clip.mp4 -i "make it golden" -o golden.mp4\n  $ attune edit clip.mp4 --at 0="make it golden" --at 48="make it icy" -o both.mp4',
+    )
     .action(editAction);
 
 /** `64` or `96x64` (width × height) as [height, width]. */
@@ -99,6 +121,7 @@ function pixels(text: string): readonly [number, number] {
 
 async function editAction(input: string, options: Options): Promise<void> {
   const { out, fps, json } = options;
+  const said = saidOf(options.instruction, options.texts, options.at);
   await assertWritable(out, [input]);
   const source = await openMedia(input, fps === undefined ? {} : { fps });
   const session = await openStackSession(options.stack, runtimeOf(options), options);
@@ -126,7 +149,7 @@ async function editAction(input: string, options: Options): Promise<void> {
     const sampling = Sampling.parse(stack.sampling ?? {});
     const samplerId = options.sampler ?? sampling.sampler;
     const sampler = await openSampler(samplerId, loader);
-    const request = requestOf(model, sampling, sampler, options);
+    const request = requestOf(model, sampling, sampler, { ...options, said });
     const written = await writeMedia(out, editedFrames(models, source, request, options), {
       inputs: [input],
       metadata: madeWith(settingsOf(request, samplerId), options.stack, session),
@@ -143,10 +166,11 @@ async function editAction(input: string, options: Options): Promise<void> {
 }
 
 /** The request as the result's metadata tells it. */
-const settingsOf = (request: EditRequest, sampler: string) => ({
+const settingsOf = (request: EditRequest, sampler: Sampling['sampler']) => ({
   instruction: request.instruction,
   caption: request.caption,
   motion_caption: request.motionCaption,
+  later: request.later?.length ? request.later : undefined,
   task: request.task,
   seed: request.seed,
   steps: request.plan.steps.length,
@@ -155,6 +179,7 @@ const settingsOf = (request: EditRequest, sampler: string) => ({
   sampler,
   window: request.window.size,
   overlap: request.window.overlap,
+  join: request.join,
 });
 
 /** The sound to go with the result; that there is none although the input has some is warned of. */
@@ -201,7 +226,7 @@ function requestOf(
   { schedule, latents, sampleSize, adapters }: Model,
   sampling: Sampling,
   sampler: Sampler,
-  options: Options,
+  options: Options & { readonly said: Said },
 ): EditRequest {
   if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
   if (!latents) throw new AttuneError('NO_VAE', 'The model has no autoencoder.');
@@ -210,11 +235,12 @@ function requestOf(
   if (height % factor || width % factor)
     throw badArgument('--size', `${width}x${height}`, `give multiples of ${factor}`);
   const size = options.window ?? framesAtOnce(adapters);
-  const { instruction, caption, motionCaption, task, seed } = options;
+  const { caption, motionCaption, task, seed, join } = options;
   return {
-    instruction,
+    ...options.said,
     caption,
     ...(motionCaption === undefined ? {} : { motionCaption }),
+    join,
     ...(task === undefined ? {} : { task }),
     guidance: {
       text: options.guidance ?? sampling.guidance,

@@ -54,8 +54,9 @@ export async function copySound(
     let copied = 0;
     return {
       until: async (end) => {
+        if (failure !== undefined) return;
         try {
-          for (; !failure && !next.done; next = await packets.next()) {
+          for (; !next.done; next = await packets.next()) {
             const at = next.value.timestamp - from;
             if (at >= end) return;
             if (at + next.value.duration <= 0) continue;

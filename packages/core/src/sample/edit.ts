@@ -5,17 +5,24 @@ import { AttuneError, type F32Array, i64, type NDArray, Rng, zeros } from '@attu
 import { portRoles } from '../adapters/adapter.ts';
 import type { Model } from '../models/model.ts';
 import type { Plan } from '../schedule/sampler.ts';
+import { joined, rows, stacked } from './frames.ts';
 import type { Guidance } from './guidance.ts';
+import { type Join, joining, recorded } from './join.ts';
 import type { ModelRunner } from './runner.ts';
-import { sample } from './sample.ts';
-import { continuing, type WindowSize, windows } from './window.ts';
+import { type Adjust, sample } from './sample.ts';
+import {
+  type EditTexts,
+  type LaterTexts,
+  sharesOf,
+  type Turn,
+  turnsOf,
+  type TurnShare,
+} from './texts.ts';
+import { type WindowSize, windows } from './window.ts';
 
-export interface EditRequest {
-  /** What to change, for the adapters with a text of their own. */
-  readonly instruction: string;
-  /** What the result shows, for the backbone; a clip's with words of motion. Default: none. */
-  readonly caption?: string;
-  readonly motionCaption?: string;
+export interface EditRequest extends EditTexts {
+  /** Other texts from later frames on; they come in over as many frames as windows share. */
+  readonly later?: readonly LaterTexts[];
   /** Number of the task, where an adapter has a port for it. */
   readonly task?: number;
   readonly guidance: EditGuidance;
@@ -25,6 +32,8 @@ export interface EditRequest {
   /** Pixels [height, width]. */
   readonly size: readonly [number, number];
   readonly window: WindowSize;
+  /** How overlapping windows become one clip. Default: `correct`. */
+  readonly join?: Join;
   /** Calls of `onStep` count the steps of one part: of a first frame, or of a window of frames. */
   readonly onStep?: (done: number, of: number, part: EditPart) => void;
   /** What had to differ from what was asked, for people to read. */
@@ -75,9 +84,10 @@ function portsByRole({ adapters }: Model): Record<Role, string[]> {
 /**
  * Edits frames [3, height, width] in [0, 1] one window after the other and yields them in order, as
  * the decoder gives them (about [0, 1]). A clip of one frame is a picture: it is edited by `stills`.
- * A window after the first continues the one before: the frames they share correct the others
- * (see `continuing`), and the first of them is its first frame. The clip's own first frame is edited
- * by `stills` (EVE, arXiv 2403.09334, section 3.2). Memory does not grow with the length.
+ * A window after the first continues the one before: the frames they share are joined as
+ * `request.join` says, and the first of them is its first frame. The clip's own first frame is edited
+ * by `stills` (EVE, arXiv 2403.09334, section 3.2), and so is a window's first frame under texts that
+ * come in after it. Memory does not grow with the length.
  */
 export async function* editFrames(
   models: EditModels,
@@ -86,25 +96,63 @@ export async function* editFrames(
 ): AsyncGenerator<Float32Array> {
   const { stack, stills } = models;
   const mixes = stack.model.adapters.some(({ mixesFrames }) => mixesFrames);
-  const size = mixes ? request.window : { size: request.window.size, overlap: 0 };
-  const clip = await Editor.of(stack, request, 'frames');
-  const still = await Editor.of(stills, request, 'first frame');
-  let before: F32Array | undefined;
-  for await (const { frames: some, start, seen } of windows(frames, size)) {
+  const { size, overlap } = mixes ? request.window : { size: request.window.size, overlap: 0 };
+  const turns = turnsOf(request, request.later);
+  const clip = await Editor.of(stack, request, turns, 'frames');
+  const still = await Editor.of(stills, request, turns, 'first frame');
+  const { join = 'correct' } = request;
+  const { schedule } = stack.model;
+  // Fused frames change with the next window, so they wait for it.
+  const waits = join === 'correct' ? 0 : overlap;
+  let before: { readonly latents: F32Array; readonly trail: readonly F32Array[] } | undefined;
+  for await (const { frames: some, start, seen } of windows(frames, { size, overlap })) {
     const image = stacked(some, request.size);
-    const alone = start === 0 && some.length === 1;
-    const known = before && seen > 0 ? rows(before, before.shape[0] - seen, seen) : undefined;
-    const first = async (): Promise<F32Array> =>
-      known ? rows(known, 0, 1) : still.run(rows(image, 0, 1), start);
-    const latents = alone
-      ? await still.run(image, start)
-      : await clip.run(image, start, clip.needsFirst ? await first() : undefined, known);
-    before = latents;
-    const pixels = await stack.decodeLatents(rows(latents, seen, some.length - seen));
-    const frame = 3 * request.size[0] * request.size[1];
-    for (let at = 0; at < pixels.data.length; at += frame)
-      yield pixels.data.subarray(at, at + frame).map((value) => (value + 1) / 2);
+    const fade = request.window.overlap;
+    const shares = sharesOf(turns, start, some.length, fade);
+    const trail: F32Array[] = [];
+    const shared = (made: F32Array): F32Array => rows(made, made.shape[0] - seen, seen);
+    const known = before && seen > 0 ? shared(before.latents) : undefined;
+    const adjust =
+      before && known && schedule
+        ? joining(join, schedule, { known, trail: before.trail.map(shared), overlap })
+        : undefined;
+    const keep = join !== 'correct' && schedule ? recorded(schedule, adjust, trail) : adjust;
+    const firsts: F32Array[] = [];
+    if (start === 0 && some.length === 1) {
+      before = { latents: await still.run(image, start, shares), trail };
+    } else {
+      if (clip.needsFirst)
+        for (const { turn, shares: own } of shares)
+          firsts.push(
+            known && shares.every((other) => other.shares[0] <= own[0])
+              ? rows(known, 0, 1)
+              : await still.run(rows(image, 0, 1), start, [{ turn, shares: [1] }]),
+          );
+      before = { latents: await clip.run(image, start, shares, firsts, keep), trail };
+    }
+    const from = start === 0 ? 0 : seen - waits;
+    yield* decoded(stack, rows(before.latents, from, Math.max(0, some.length - waits - from)));
   }
+  if (before && waits > 0) {
+    const { latents } = before;
+    const left = Math.min(waits, latents.shape[0]);
+    yield* decoded(stack, rows(latents, latents.shape[0] - left, left));
+  }
+}
+
+/** Latents [F, C, h, w] as frames, one after the other. */
+async function* decoded(runner: ModelRunner, latents: F32Array): AsyncGenerator<Float32Array> {
+  if (latents.shape[0] === 0) return;
+  const { data, shape } = await runner.decodeLatents(latents);
+  const frame = data.length / shape[0];
+  for (let at = 0; at < data.length; at += frame)
+    yield data.subarray(at, at + frame).map((value) => (value + 1) / 2);
+}
+
+/** A turn's texts, encoded: [1, L, D] each. */
+interface States {
+  readonly caption: F32Array;
+  readonly instruction: F32Array;
 }
 
 /** One stack with its prompts encoded. */
@@ -113,23 +161,31 @@ class Editor {
   readonly #request: EditRequest;
   readonly #part: EditPart;
   readonly #ports: Record<Role, string[]>;
-  readonly #texts: Record<'caption' | 'instruction' | 'nothing', F32Array>;
+  readonly #turns: readonly States[];
+  readonly #nothing: F32Array;
 
   private constructor(
     runner: ModelRunner,
     request: EditRequest,
     part: EditPart,
     ports: Record<Role, string[]>,
-    texts: Record<'caption' | 'instruction' | 'nothing', F32Array>,
+    turns: readonly States[],
+    nothing: F32Array,
   ) {
     this.#runner = runner;
     this.#request = request;
     this.#part = part;
     this.#ports = ports;
-    this.#texts = texts;
+    this.#turns = turns;
+    this.#nothing = nothing;
   }
 
-  static async of(runner: ModelRunner, request: EditRequest, part: EditPart): Promise<Editor> {
+  static async of(
+    runner: ModelRunner,
+    request: EditRequest,
+    turns: readonly Turn[],
+    part: EditPart,
+  ): Promise<Editor> {
     const still = part === 'first frame';
     const ports = portsByRole(runner.model);
     if (ports.image.length === 0)
@@ -137,36 +193,59 @@ class Editor {
         'NO_EDIT_ADAPTER',
         'No adapter of the stack reads a source image (a port named image), so nothing of the input would reach the model; add an edit adapter.',
       );
-    const { caption = '', motionCaption = caption, instruction, onNotice } = request;
-    const prompts = [still ? caption : motionCaption, instruction, ''];
+    const prompts = turns.flatMap(({ caption, motionCaption, instruction }) => [
+      still ? caption : motionCaption,
+      instruction,
+    ]);
+    prompts.push('');
     const { states, truncated } = await runner.encodeText(prompts);
     if (still)
       for (const { prompt, length } of truncated)
-        onNotice?.(
+        request.onNotice?.(
           `"${prompt.slice(0, 40)}…" has ${length} tokens; the text encoder reads ${states.shape[1]}, the rest was cut`,
         );
-    const [said, told, nothing] = prompts.map((_, i) => rows(states, i, 1));
-    return new Editor(runner, request, part, ports, { caption: said, instruction: told, nothing });
+    const encoded = turns.map((_, k) => ({
+      caption: rows(states, 2 * k, 1),
+      instruction: rows(states, 2 * k + 1, 1),
+    }));
+    return new Editor(runner, request, part, ports, encoded, rows(states, prompts.length - 1, 1));
   }
 
   get needsFirst(): boolean {
     return this.#ports.first_frame.length > 0;
   }
 
-  /** Clean latents [F, C, h, w] of the edited frames `image` [F, 3, H, W], the first being frame `start`. */
-  async run(image: F32Array, start: number, first?: F32Array, known?: F32Array): Promise<F32Array> {
-    const { model, latents } = this.#runner;
+  /**
+   * Clean latents [F, C, h, w] of the edited frames `image` [F, 3, H, W], the first being frame `start`;
+   * `firsts` holds the edited first frame for each of the turns that take part.
+   */
+  async run(
+    image: F32Array,
+    start: number,
+    turns: readonly TurnShare[],
+    firsts: readonly F32Array[] = [],
+    adjust?: Adjust,
+  ): Promise<F32Array> {
+    const { latents } = this.#runner;
     const { plan, guidance, seed, onStep, size } = this.#request;
     const F = image.shape[0];
     const [H, W] = size.map((side) => side / latents.factor);
-    const { schedule } = model;
-    const { caption, instruction, nothing } = this.#texts;
-    const feeds = (text: F32Array, own: F32Array, source: NDArray): Feeds => ({
-      encoder_hidden_states: text,
-      ...named(this.#ports.encoder_hidden_states, own),
-      ...named(this.#ports.image, source),
-      ...(first ? named(this.#ports.first_frame, first) : {}),
-      ...named(this.#ports.task, this.#task()),
+    const nothing = this.#nothing;
+    const conditions = turns.map(({ turn, shares }, i) => {
+      const feeds = (text: F32Array, own: F32Array, source: NDArray): Feeds => ({
+        encoder_hidden_states: text,
+        ...named(this.#ports.encoder_hidden_states, own),
+        ...named(this.#ports.image, source),
+        ...(firsts[i] ? named(this.#ports.first_frame, firsts[i]) : {}),
+        ...named(this.#ports.task, this.#task()),
+      });
+      const { caption, instruction } = this.#turns[turn];
+      const branches = {
+        none: feeds(nothing, nothing, zeros(image.shape)),
+        image: feeds(nothing, nothing, image),
+        full: feeds(caption, instruction, image),
+      };
+      return { branches, shares };
     });
     const shape = [latents.channels, H, W];
     const noises = Array.from(
@@ -177,18 +256,15 @@ class Editor {
           .normals([1, ...shape]).data,
     );
     return sample(this.#runner, {
-      dims: { B: 1, F, H, W, L: caption.shape[1] },
-      branches: {
-        none: feeds(nothing, nothing, zeros(image.shape)),
-        image: feeds(nothing, nothing, image),
-        full: feeds(caption, instruction, image),
-      },
+      dims: { B: 1, F, H, W, L: nothing.shape[1] },
+      branches: conditions[0].branches,
+      others: conditions.slice(1),
       guidance: guidanceOf(guidance),
       plan,
       frame: start,
       noise: { dtype: 'f32', shape: [F, ...shape], data: joined(noises) },
       rng: Rng.of(seed).fork('fresh', start),
-      ...(known && schedule ? { adjust: continuing(schedule, known) } : {}),
+      ...(adjust ? { adjust } : {}),
       ...(onStep ? { onStep: (done, of) => onStep(done, of, this.#part) } : {}),
     });
   }
@@ -214,34 +290,3 @@ const guidanceOf = ({ text, image }: EditGuidance): Guidance => ({
 
 const named = (ports: readonly string[], value: NDArray): Feeds =>
   Object.fromEntries(ports.map((port) => [port, value]));
-
-/** Frames as one array [F, 3, H, W]; an error where one has another size. */
-function stacked(frames: readonly Float32Array[], [H, W]: readonly [number, number]): F32Array {
-  const odd = frames.find(({ length }) => length !== 3 * H * W);
-  if (odd)
-    throw new AttuneError(
-      'SHAPE_MISMATCH',
-      `editFrames: a frame of ${odd.length} values; [3, ${H}, ${W}] has ${3 * H * W}.`,
-    );
-  return { dtype: 'f32', shape: [frames.length, 3, H, W], data: joined(frames) };
-}
-
-function joined(arrays: readonly Float32Array[]): Float32Array {
-  const whole = new Float32Array(arrays.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const array of arrays) {
-    whole.set(array, at);
-    at += array.length;
-  }
-  return whole;
-}
-
-/** `count` rows of the first axis. */
-function rows({ data, shape }: F32Array, from: number, count: number): F32Array {
-  const size = data.length / shape[0];
-  return {
-    dtype: 'f32',
-    shape: [count, ...shape.slice(1)],
-    data: data.subarray(from * size, (from + count) * size),
-  };
-}

@@ -20,11 +20,15 @@ export type Adjust = (
   },
 ) => F32Array;
 
+/** What each branch of the guidance is fed: `encoder_hidden_states` and ports. */
+export type Branches = Readonly<Record<string, Readonly<Record<string, NDArray>>>>;
+
 export interface SampleRequest {
   /** Sizes of the latents: B, F, H, W and L. */
   readonly dims: Dims;
-  /** What each branch of the guidance is fed: `encoder_hidden_states` and ports. */
-  readonly branches: Readonly<Record<string, Readonly<Record<string, NDArray>>>>;
+  readonly branches: Branches;
+  /** Other conditions, and their part of each frame's guided prediction, [F]; the rest is that of `branches`. */
+  readonly others?: readonly { readonly branches: Branches; readonly shares: readonly number[] }[];
   readonly guidance: Guidance;
   readonly plan: Plan;
   /** Unit noise [B·F, C, H, W]. */
@@ -38,37 +42,71 @@ export interface SampleRequest {
   readonly onStep?: (done: number, of: number) => void;
 }
 
+/** Predictions [F, …], all but the first weighted by the frame, the first by what is left. */
+function shared(
+  predictions: readonly F32Array[],
+  shares: readonly (readonly number[])[],
+): F32Array {
+  const [first, ...others] = predictions;
+  if (others.length === 0) return first;
+  const data = first.data.slice();
+  const frame = data.length / shares[0].length;
+  others.forEach((other, k) => {
+    for (let i = 0; i < data.length; i++)
+      data[i] += shares[k][Math.floor(i / frame)] * (other.data[i] - first.data[i]);
+  });
+  return { ...first, data };
+}
+
 /** Clean latents. Each branch's clip-rate part runs once, its step-rate part once per step. */
 export async function sample(
   runner: ModelRunner,
-  { dims, branches, guidance, plan, noise, frame = 0, rng, adjust, onStep }: SampleRequest,
+  {
+    dims,
+    branches,
+    others = [],
+    guidance,
+    plan,
+    noise,
+    frame = 0,
+    rng,
+    adjust,
+    onStep,
+  }: SampleRequest,
 ): Promise<F32Array> {
+  const conditions = [branches, ...others.map((other) => other.branches)];
+  const names = guidanceBranches(guidance);
   const lanes = await Promise.all(
-    guidanceBranches(guidance).map(async (name) => {
-      const feeds = branches[name] ?? {};
-      const shapes = Object.fromEntries(
-        Object.entries(feeds).map(([key, { shape }]) => [key, shape]),
-      );
-      const { program, standing } = runner.program({ net: 'unet', dims, shapes });
-      const all = { ...standing, ...clipStrengths(runner.model, program, frame), ...feeds };
-      return { name, program, all, clip: await program.clip(all) };
-    }),
+    conditions
+      .flatMap((fed, of) => names.map((name) => ({ fed, of, name })))
+      .map(async ({ fed, of, name }) => {
+        const feeds = fed[name] ?? {};
+        const shapes = Object.fromEntries(
+          Object.entries(feeds).map(([key, { shape }]) => [key, shape]),
+        );
+        const { program, standing } = runner.program({ net: 'unet', dims, shapes });
+        const all = { ...standing, ...clipStrengths(runner.model, program, frame), ...feeds };
+        return { of, name, program, all, clip: await program.clip(all) };
+      }),
   );
   let x = mix({ cx: plan.start, cp: 0 }, noise, noise);
   let memory: F32Array | undefined;
   for (const [i, step] of plan.steps.entries()) {
-    const outputs: Record<string, F32Array> = {};
+    const outputs = conditions.map((): Record<string, F32Array> => ({}));
     // One branch after the other: activations of a single call exist at a time.
-    for (const { name, program, all, clip } of lanes) {
+    for (const { of, name, program, all, clip } of lanes) {
       const out = await program.step(clip, {
         ...all,
         ...strengthsAt(runner.model, program, step.t),
         sample: x,
         timestep: f32([step.t], [1]),
       });
-      outputs[name] = out.sample as F32Array;
+      outputs[of][name] = out.sample as F32Array;
     }
-    const guided = guide(outputs, guidance, dims.F);
+    const guided = shared(
+      outputs.map((output) => guide(output, guidance, dims.F)),
+      others.map(({ shares }) => shares),
+    );
     const prediction = adjust?.(guided, { x, t: step.t, done: i, of: plan.steps.length }) ?? guided;
     ({ x, memory } = takeStep(step, x, prediction, {
       memory,

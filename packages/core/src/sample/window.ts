@@ -1,10 +1,6 @@
-/** Sliding windows over a clip of any length, and the correction that makes them one clip. */
+/** Sliding windows over a clip of any length. */
 
-import { badArgument, type F32Array } from '@attune/engine';
-
-import { toClean } from '../schedule/forms.ts';
-import type { NoiseSchedule } from '../schedule/noise.ts';
-import type { Adjust } from './sample.ts';
+import { badArgument } from '@attune/engine';
 
 export interface Window<T> {
   readonly frames: readonly T[];
@@ -51,28 +47,4 @@ export async function* windows<T>(
     if (fresh.length === (window.length === 0 ? size : size - overlap)) yield next();
   }
   if (fresh.length > 0) yield next();
-}
-
-/**
- * Long video sampling correction (Cheng et al., InsV2V, arXiv 2311.00213): in the first
- * `share` of the steps the first frames are predicted as the window before left them, and the other
- * frames get the mean of that change. Exact at zero SNR where the prediction is v or x₀.
- *
- * @param before clean latents of the frames seen before, [R, C, H, W]
- */
-export function continuing(schedule: NoiseSchedule, before: F32Array, share = 0.5): Adjust {
-  const { data: known } = before;
-  const frame = known.length / before.shape[0];
-  return (prediction, { x, t, done, of }) => {
-    if (done >= share * of) return prediction;
-    const { cx, cp } = toClean(schedule, t);
-    const data = prediction.data.slice();
-    const drift = new Float64Array(frame);
-    for (let i = 0; i < known.length; i++) {
-      data[i] = (known[i] - cx * x.data[i]) / cp;
-      drift[i % frame] += (data[i] - prediction.data[i]) / before.shape[0];
-    }
-    for (let i = known.length; i < data.length; i++) data[i] += drift[i % frame];
-    return { ...prediction, data };
-  };
 }
