@@ -31,6 +31,7 @@ export {
   TEXTURES,
 } from './world/catalogue.ts';
 export { type Edit, editMask, sampleEdit } from './world/edits.ts';
+export { momentOf, renderLong } from './world/long.ts';
 export { FRAMES, type Pose, poseAt } from './world/motion.ts';
 export { type Picture, SIDE } from './world/paint.ts';
 export { type Clip, type Frame, renderClip, renderFrame } from './world/render.ts';
