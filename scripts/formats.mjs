@@ -58,7 +58,10 @@ const adapters = () =>
     ['kind', 'layout', 'algorithm', '', 'loaded'],
     kinds.flatMap(([id, kind]) =>
       formatsOf(kind, id).map(({ dialect, algorithm, about, refusal }) => [
-        ...[code(id), dialect, algorithm, about],
+        code(id),
+        dialect,
+        algorithm,
+        about,
         refusal ? `refused: ${refusal}` : 'yes',
       ]),
     ),

@@ -31,7 +31,7 @@ export function madeWith(
     Object.entries(all).flatMap(([key, value]) =>
       value === undefined || value === ''
         ? []
-        : [[key, typeof value === 'object' ? JSON.stringify(value) : String(value)]],
+        : [[key, typeof value === 'string' ? value : JSON.stringify(value)]],
     ),
   );
 }

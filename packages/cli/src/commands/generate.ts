@@ -57,8 +57,8 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
   const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { stack, folder, loader, runtime } = session;
   stackWarnings(session).forEach(warn);
-  const { frames, allowPartial = false } = options;
-  const how = { frames, readMask, onWarning: warn, allowPartial };
+  const { allowPartial = false } = options;
+  const how = { frames: options.frames, readMask, onWarning: warn, allowPartial };
   const model = await openStack(stack, folder, loader, how);
   const runner = new ModelRunner(model, runtime);
   try {
