@@ -50,7 +50,7 @@ const code = (text) => `\`${text}\``;
 
 const loader = new PluginLoader(findPlugins(join(root, 'packages/cli')));
 const kinds = [];
-for (const id of loader.ids('adapters').toSorted())
+for (const id of loader.ids('adapters').toSorted((a, b) => (a < b ? -1 : 1)))
   kinds.push([id, await loader.get('adapters', id)]);
 
 const adapters = () =>

@@ -90,6 +90,14 @@ test('a ControlNet with a tensor too many and two too few', async () => {
   ]);
 });
 
+test('without permission a stack with such a file is not opened', async () => {
+  await expect(opened('edit', control)).rejects.toMatchObject({ code: 'MISSING_WEIGHT' });
+  const stray = changed(`${fixtures}/compose/pocket/edit`, 'stray', (all) => {
+    all.set('stray.weight', one);
+  });
+  await expect(opened('edit', stray)).rejects.toMatchObject({ code: 'UNMATCHED_WEIGHTS' });
+});
+
 test('nothing is skipped where nobody would be told', async () => {
   const silent = opened('edit', control, { allow_partial: true });
   await expect(silent).rejects.toMatchObject({ code: 'PARTIAL' });

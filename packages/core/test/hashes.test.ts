@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readFileSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
 import { expect, test } from 'vitest';
 
-import { HashBook } from '../src/stack/hashes.ts';
+import { HashBook, hashBookFile } from '../src/stack/hashes.ts';
 
 const fresh = () => mkdtempSync(join(tmpdir(), 'hashes-'));
 const truth = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
@@ -43,6 +43,13 @@ test('a book that is broken or cannot be written costs nothing but time', () => 
   writeFileSync(file, '{"a":');
   expect(new HashBook({ file }).of(old).sha256).toBe(truth(old));
   expect(new HashBook({ file: join(old, 'below', 'a-file') }).of(old).sha256).toBe(truth(old));
+});
+
+test('with an empty ATTUNE_CACHE nothing is remembered, least of all in the folder of the moment', () => {
+  expect(process.env.ATTUNE_CACHE).toBe('');
+  expect(hashBookFile()).toBeUndefined();
+  expect(new HashBook().of(old).sha256).toBe(truth(old));
+  expect(existsSync('hashes.json')).toBe(false);
 });
 
 test('what is no file is refused', () => {

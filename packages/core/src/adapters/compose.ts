@@ -13,6 +13,7 @@ import {
   type Tensor,
   toF32,
   type Traced,
+  type WeightEntry,
   Weights,
 } from '@attune/engine';
 
@@ -340,25 +341,54 @@ export function materialize(
   for (const { name, shape, init } of params.values()) {
     const kept = !anew(name);
     if (kept && model.weights.has(name)) {
-      const entry = model.weights.entry(name);
-      if (!sameShape(entry.shape, shape))
-        throw new AttuneError(
-          'WEIGHT_SHAPE',
-          `The weight ${name} is [${entry.shape}]; the model wants [${shape}].`,
-          { name },
-        );
+      checkShape(model.weights.entry(name), shape);
       continue;
     }
     const dot = name.indexOf('.');
     const adapter = adapters.get(name.slice(0, dot));
-    if (kept && adapter?.weights)
-      throw new AttuneError('MISSING_WEIGHT', `The weights of an adapter lack ${name}.`, { name });
+    if (kept && adapter?.weights) throw missing(name);
     const own = name.slice(dot + 1);
     const start = adapter?.initial?.has(own) ? adapter.initial.entry(own) : undefined;
     fresh[name] =
       start && sameShape(start.shape, shape) ? toF32(start.load()) : init(rng.fork(name), shape);
   }
-  const unmatched = model.adapters.flatMap(({ name, weights }) =>
+  refuseUnmatched(model, params);
+  return { ...model, weights: Weights.overlay(model.weights, Weights.fromArrays(fresh)) };
+}
+
+/**
+ * Checks that every adapter that came with weights brings all of its parameters, in their shapes, and no
+ * others. Reads no values.
+ *
+ * @throws WEIGHT_SHAPE, MISSING_WEIGHT, UNMATCHED_WEIGHTS
+ */
+export function checkCoverage(model: Model): void {
+  const withWeights = new Map(model.adapters.map((one) => [one.name, one.weights !== undefined]));
+  if (![...withWeights.values()].some(Boolean)) return;
+  const { params } = inventory(model, nominalDims);
+  for (const { name, shape } of params.values()) {
+    if (!withWeights.get(name.slice(0, name.indexOf('.')))) continue;
+    if (!model.weights.has(name)) throw missing(name);
+    checkShape(model.weights.entry(name), shape);
+  }
+  refuseUnmatched(model, params);
+}
+
+/** Throws WEIGHT_SHAPE. */
+export function checkShape({ name, shape }: WeightEntry, wanted: Shape): void {
+  if (!sameShape(shape, wanted))
+    throw new AttuneError(
+      'WEIGHT_SHAPE',
+      `The weight ${name} is [${shape}]; the model wants [${wanted}].`,
+      { name },
+    );
+}
+
+const missing = (name: string): AttuneError =>
+  new AttuneError('MISSING_WEIGHT', `The weights of an adapter lack ${name}.`, { name });
+
+function refuseUnmatched({ adapters }: Model, params: ReadonlyMap<string, ParamInfo>): void {
+  const unmatched = adapters.flatMap(({ name, weights }) =>
     [...(weights?.names() ?? [])]
       .filter((own) => !params.has(`${name}.${own}`))
       .map((own) => `${name}.${own}`),
@@ -369,5 +399,4 @@ export function materialize(
       `${unmatched.length} weights are asked for by no layer, first ${unmatched[0]}; nearest: ${nearest(unmatched[0], params.keys(), 1).join()}.`,
       { unmatched },
     );
-  return { ...model, weights: Weights.overlay(model.weights, Weights.fromArrays(fresh)) };
 }

@@ -1,9 +1,9 @@
 /** A part of an adapter's file: tensors that fit nowhere left out, those that it lacks filled in, both told. */
 
-import { AttuneError, type NDArray, Rng, sameShape, sizeOf, Weights, zeros } from '@attune/engine';
+import { AttuneError, type NDArray, Rng, sizeOf, Weights, zeros } from '@attune/engine';
 
 import type { Adapter } from '../adapters/adapter.ts';
-import { compose, inventory } from '../adapters/compose.ts';
+import { checkShape, compose, inventory } from '../adapters/compose.ts';
 import { nominalDims } from '../models/net.ts';
 import type { ParamInfo } from '../nn/scope.ts';
 import type { AdapterFile, AdapterKind, AdapterRequest } from './plugin.ts';
@@ -55,12 +55,7 @@ export function createPartly<O>(
   const fillers = new Map<string, NDArray>();
   for (const [own, info] of wanted) {
     if (!weights.has(own)) fillers.set(own, filler(info));
-    else if (!sameShape(weights.entry(own).shape, info.shape))
-      throw new AttuneError(
-        'WEIGHT_SHAPE',
-        `The weight ${info.name} is [${weights.entry(own).shape}]; the model wants [${info.shape}].`,
-        { name: info.name },
-      );
+    else checkShape({ ...weights.entry(own), name: info.name }, info.shape);
   }
   const kept = weights.renamed((own) => (wanted.has(own) ? own : undefined));
   return {

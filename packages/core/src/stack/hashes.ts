@@ -18,20 +18,19 @@ const Book = z.record(z.string(), z.object({ stamp: z.string(), sha256: z.string
 /** Within so many milliseconds a file may change twice and have the same time. */
 const COARSE = 2000;
 
-/** Where hashes are remembered unless it is said otherwise. */
-export const hashBookFile = (): string =>
-  join(
-    process.env.ATTUNE_CACHE ??
-      join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'attune'),
-    'hashes.json',
-  );
+/** Where hashes are remembered unless it is said otherwise; nowhere with an empty `ATTUNE_CACHE`. */
+export function hashBookFile(): string | undefined {
+  const { ATTUNE_CACHE, XDG_CACHE_HOME } = process.env;
+  const folder = ATTUNE_CACHE ?? join(XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'attune');
+  return folder === '' ? undefined : join(folder, 'hashes.json');
+}
 
 /**
  * Hashes by path. One is remembered as long as the file's size, times and inode stay; that of a file which
  * has only just been written is not, since its times could not tell a second change.
  */
 export class HashBook {
-  readonly #file: string;
+  readonly #file: string | undefined;
   readonly #verify: boolean;
   readonly #read = new Map<string, string>();
   #known: z.infer<typeof Book> | undefined;
@@ -62,6 +61,7 @@ export class HashBook {
   #load(): z.infer<typeof Book> {
     if (this.#known) return this.#known;
     try {
+      if (this.#file === undefined) return (this.#known = {});
       this.#known = Book.parse(JSON.parse(readFileSync(this.#file, 'utf8')));
     } catch {
       // None yet, or not ours: what it held is found again.
@@ -72,6 +72,7 @@ export class HashBook {
 
   /** A book that cannot be kept costs time, nothing else. */
   #keep(path: string, entry: z.infer<typeof Book>[string], written: number): void {
+    if (this.#file === undefined) return;
     const known = { ...this.#load(), [path]: entry };
     const temporary = `${this.#file}.${process.pid}.tmp`;
     try {

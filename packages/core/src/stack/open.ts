@@ -6,7 +6,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { AttuneError, Weights } from '@attune/engine';
 
 import type { Adapter } from '../adapters/adapter.ts';
-import { compose } from '../adapters/compose.ts';
+import { checkCoverage, compose } from '../adapters/compose.ts';
 import type { Strength } from '../adapters/strength.ts';
 import { pulled } from '../hub/cache.ts';
 import { isHubReference } from '../hub/reference.ts';
@@ -68,7 +68,8 @@ export interface StackParts {
 
 /**
  * Opens a stack; paths are relative to `folder`, or name what was pulled from a hub (`hf:owner/name`). Throws
- * STACK_CONFLICT for what its check finds wrong, PARTIAL where something is skipped and nobody would be told.
+ * STACK_CONFLICT for what its check finds wrong, what `checkCoverage` throws for an adapter's file that
+ * does not fit as a whole, PARTIAL where something is skipped and nobody would be told.
  */
 export async function openStack(
   stack: StackFile,
@@ -85,6 +86,7 @@ export async function openStack(
   for (const finding of findings)
     if (finding.level === 'warning') options.onWarning?.(findingText(finding));
   refuseConflicts(findings);
+  if (!options.fresh) checkCoverage(whole.model);
   return whole.model;
 }
 
