@@ -19,7 +19,7 @@ export function madeWith(
   { file }: StackArgument,
 ): Notes {
   const lock = file && lockFileOf(file);
-  const all = {
+  const all: Readonly<Record<string, unknown>> = {
     ...settings,
     stack,
     ...(lock && existsSync(lock)

@@ -147,6 +147,14 @@ describe('texts over time', () => {
     }
   });
 
+  test('texts behind the end are told of', async () => {
+    const notices: string[] = [];
+    const onNotice = (text: string) => notices.push(text);
+    const ends = [2, 3].map((from) => ({ from, instruction: 'make it icy' }));
+    await edited(apart, clip(3), { later: ends, onNotice });
+    expect(notices).toEqual(['the texts from frame 3 on were not used: the clip has 3 frames']);
+  });
+
   test('the same text again changes nothing', async () => {
     const again = await edited(apart, clip(6), {
       later: [{ from: 3, instruction: 'make it golden' }],

@@ -104,9 +104,11 @@ export async function* editFrames(
   const { schedule } = stack.model;
   // Fused frames change with the next window, so they wait for it.
   const waits = join === 'correct' ? 0 : overlap;
+  let count = 0;
   let before: { readonly latents: F32Array; readonly trail: readonly F32Array[] } | undefined;
   for await (const { frames: some, start, seen } of windows(frames, { size, overlap })) {
     const image = stacked(some, request.size);
+    count = start + some.length;
     const fade = request.window.overlap;
     const shares = sharesOf(turns, start, some.length, fade);
     const trail: F32Array[] = [];
@@ -133,6 +135,10 @@ export async function* editFrames(
     const from = start === 0 ? 0 : seen - waits;
     yield* decoded(stack, rows(before.latents, from, Math.max(0, some.length - waits - from)));
   }
+  for (const { from } of turns.slice(1).filter((turn) => turn.from >= count))
+    request.onNotice?.(
+      `the texts from frame ${from} on were not used: the clip has ${count} frames`,
+    );
   if (before && waits > 0) {
     const { latents } = before;
     const left = Math.min(waits, latents.shape[0]);

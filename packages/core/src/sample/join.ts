@@ -115,9 +115,10 @@ function led(
   const theirs = own.reduce((sum, part) => sum + 1 - part, 0);
   for (let i = 0; i < known.length; i++) {
     const part = 1 - own[Math.floor(i / frame)];
-    const change = (part * (known[i] - cx * x.data[i])) / cp - part * prediction.data[i];
-    data[i] = part === 1 ? (known[i] - cx * x.data[i]) / cp : prediction.data[i] + change;
-    drift[i % frame] += change / theirs;
+    const wanted = (known[i] - cx * x.data[i]) / cp;
+    const given = prediction.data[i];
+    data[i] = part === 1 ? wanted : given + part * (wanted - given);
+    drift[i % frame] += (data[i] - given) / theirs;
   }
   if (lead) for (let i = known.length; i < data.length; i++) data[i] += drift[i % frame];
   return { ...prediction, data };
