@@ -10,6 +10,7 @@ import { OrtRuntime, Rng } from '@attune/engine';
 import { images } from '@attune/pocket';
 
 import { enlarge } from './enlarge.mjs';
+import { keepReplay } from './replay.mjs';
 import { wakeWords } from './wake-words.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -52,7 +53,13 @@ const stages = [
   { name: 'lora-line-art', to: adapter('lora.safetensors', 'lora-line-art.safetensors') },
   { name: 'align-1', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
   { name: 'align-2', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
-  { name: 'align-3', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
+  { name: 'align-3', command: 'distill', to: ownFolder('align-3', 'align.safetensors') },
+  {
+    name: 'align-4',
+    command: 'distill',
+    to: adapter('align.safetensors', 'align.safetensors'),
+    after: ({ run, stage }) => keepReplay(run, stage),
+  },
 ];
 
 /** Writes 1 / deviation of the latents over 512 frames into the autoencoder's config. */
@@ -115,7 +122,7 @@ async function runStage({ name, command = 'train', before, after, to = intoModel
   mkdirSync(stage, { recursive: true });
   for (const file of ['log.jsonl', 'recipe.yaml']) cpSync(join(run, file), join(stage, file));
   to(join(run, 'best'));
-  await after?.();
+  await after?.({ run, stage });
 }
 
 const [wanted] = process.argv.slice(2);
