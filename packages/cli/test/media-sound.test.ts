@@ -60,6 +60,16 @@ describe('sound beside the frames', () => {
     expect(kept[0].at).toBeCloseTo(given[4].at - 0.1, 3);
   });
 
+  test('sound that begins after the last frame does no harm', async () => {
+    const folder = scratch();
+    const [from, to] = ['in.mp4', 'out.mp4'].map((f) => join(folder, f));
+    await soundClip(from, 16, 0.5, 1);
+    const { sound } = await openMedia(from);
+    await writeMedia(to, scene(32, 32, 4), { sound });
+    expect((await readMedia(to)).frames).toHaveLength(4);
+    expect((await soundOf(to))?.packets ?? []).toEqual([]);
+  });
+
   test('where it cannot go, a notice says so', async () => {
     const folder = scratch();
     const from = join(folder, 'in.mp4');

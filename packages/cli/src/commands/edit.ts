@@ -94,7 +94,10 @@ export const editCommand = (): Command =>
     )
     .option('--overlap <n>', 'frames that neighbouring windows share (default: a quarter)', count)
     .addOption(
-      new Option('--join <how>', 'how windows become one clip: see the README')
+      new Option(
+        '--join <how>',
+        'frames that windows share: as the earlier window left them, the others corrected after them (correct), blended step by step (fuse), or both',
+      )
         .choices(joins)
         .default('correct'),
     )
