@@ -10,7 +10,7 @@ import type { Notes } from './media/index.ts';
 import type { StackArgument } from './stack.ts';
 
 /**
- * The settings that are not empty (objects as JSON), the stack as it was named, the SHA-256 of its lock file where
+ * The settings that are not empty (all but texts as JSON), the stack as it was named, the SHA-256 of its lock file where
  * there is one (first 16 hex digits, as in `sha256sum stack.lock.json`), and attune's version.
  */
 export function madeWith(
