@@ -1,0 +1,32 @@
+// One candidate of a distillation as the run would have saved it, to be judged or tuned further.
+// node packages/pocket/scripts/candidate.mjs RUN STEP OUT_FOLDER
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import {
+  exportTrained,
+  findPlugins,
+  materialize,
+  nominalDims,
+  openStack,
+  parseYaml,
+  PluginLoader,
+} from '@attune/core';
+import { toF32, Weights } from '@attune/engine';
+import { DistillRecipe } from '@attune/fdd';
+
+const [run, step, out] = process.argv.slice(2);
+const pocket = join(import.meta.dirname, '..');
+const recipe = parseYaml(DistillRecipe, readFileSync(join(run, 'recipe.yaml'), 'utf8'), run);
+const loader = new PluginLoader(findPlugins(join(pocket, '..', 'cli')));
+const { stack } = recipe.distill.student;
+const student = materialize(await openStack(stack, join(pocket, 'recipes'), loader), {
+  dims: nominalDims,
+  seed: recipe.distill.seed,
+});
+const name = `step-${step.padStart(8, '0')}.safetensors`;
+const file = Weights.fromFile(join(run, 'candidates', name));
+const params = Object.fromEntries(
+  [...file.names()].map((key) => [key, toF32(file.entry(key).load()).data]),
+);
+exportTrained(student, params, out, { metadata: { 'attune.kept_step': step } });
