@@ -2,6 +2,7 @@
 // node packages/pocket/scripts/candidate.mjs RUN STEP OUT_FOLDER
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 
 import {
   exportTrained,
@@ -15,18 +16,24 @@ import {
 import { toF32, Weights } from '@attune/engine';
 import { DistillRecipe } from '@attune/fdd';
 
-const [run, step, out] = process.argv.slice(2);
 const pocket = join(import.meta.dirname, '..');
-const recipe = parseYaml(DistillRecipe, readFileSync(join(run, 'recipe.yaml'), 'utf8'), run);
-const loader = new PluginLoader(findPlugins(join(pocket, '..', 'cli')));
-const { stack } = recipe.distill.student;
-const student = materialize(await openStack(stack, join(pocket, 'recipes'), loader), {
-  dims: nominalDims,
-  seed: recipe.distill.seed,
-});
-const name = `step-${step.padStart(8, '0')}.safetensors`;
-const file = Weights.fromFile(join(run, 'candidates', name));
-const params = Object.fromEntries(
-  [...file.names()].map((key) => [key, toF32(file.entry(key).load()).data]),
-);
-exportTrained(student, params, out, { metadata: { 'attune.kept_step': step } });
+
+/** Writes the candidate of a step into a folder, as `attune distill` writes the one that it keeps. */
+export async function writeCandidate(run, step, out) {
+  const recipe = parseYaml(DistillRecipe, readFileSync(join(run, 'recipe.yaml'), 'utf8'), run);
+  const loader = new PluginLoader(findPlugins(join(pocket, '..', 'cli')));
+  const { stack } = recipe.distill.student;
+  const student = materialize(await openStack(stack, join(pocket, 'recipes'), loader), {
+    dims: nominalDims,
+    seed: recipe.distill.seed,
+  });
+  const name = `step-${step.padStart(8, '0')}.safetensors`;
+  const file = Weights.fromFile(join(run, 'candidates', name));
+  const params = Object.fromEntries(
+    [...file.names()].map((key) => [key, toF32(file.entry(key).load()).data]),
+  );
+  exportTrained(student, params, out, { metadata: { 'attune.kept_step': step } });
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1]).href)
+  await writeCandidate(...process.argv.slice(2));

@@ -33,8 +33,8 @@ import {
 } from '../media/index.ts';
 import { framesAtOnce, type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
+import { type Said, saidOf, timed } from '../texts.ts';
 import { count, devices, number, positive, runtimeOf, samplers } from './arguments.ts';
-import { type Said, saidOf, timed } from './texts.ts';
 
 interface Options extends LockOptions {
   readonly out: string;

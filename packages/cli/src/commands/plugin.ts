@@ -19,7 +19,9 @@ import { printable, progress, say } from '../terminal.ts';
 import { collect, settingsOf } from './arguments.ts';
 
 export function pluginCommand(): Command {
-  const command = new Command('plugin').description('make, list and check plugins');
+  const command = new Command('plugin')
+    .description('make, list and check plugins')
+    .addHelpText('after', '\nExample:\n  $ attune plugin new attune-gain --scope acme');
   command
     .command('new')
     .description('scaffold a plugin’s package, tests included')

@@ -1,6 +1,6 @@
 /** The notes that attune left inside a picture or a clip (see notes.ts), read again. */
 
-import { open, readFile } from 'node:fs/promises';
+import { open, readFile, stat } from 'node:fs/promises';
 
 import sharp from 'sharp';
 
@@ -21,6 +21,8 @@ export async function readNotes(
   tools: VideoTools = videoTools,
 ): Promise<Notes | undefined> {
   try {
+    // A pipe would be waited for.
+    if (!(await stat(path)).isFile()) return undefined;
     const head = await readHead(path);
     const picture = pictureFormat(head);
     if (picture === 'gif') return firstNotes(gifComments(await readFile(path)));

@@ -5,7 +5,7 @@ import { AttuneError } from '@attune/engine';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 
-import { readText } from './arguments.ts';
+import { readText } from './commands/arguments.ts';
 
 /** Gathers `48=make it icy`: the instruction from frame 48 on. */
 export function timed(text: string, before: readonly LaterTexts[]): readonly LaterTexts[] {
