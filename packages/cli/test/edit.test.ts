@@ -209,7 +209,11 @@ describe('sound', () => {
 
 describe('what is refused, with nothing written', () => {
   test.each([
-    ['more frames than the position table', ['--window', '40'], 'frames at once, 40 were asked for'],
+    [
+      'more frames than the position table',
+      ['--window', '40'],
+      'frames at once, 40 were asked for',
+    ],
     ['a size that does not divide', ['--size', '66'], 'multiples'],
     ['an overlap as large as the window', ['--window', '4', '--overlap', '4'], 'that share 4'],
     ['no edit adapter', ['--stack', at('video.yaml')], 'reads a source image'],

@@ -13,9 +13,9 @@ import type { PluginLoader } from '../plugins/loader.ts';
 import { trainingPart } from '../schedule/noise.ts';
 import { cardLicense } from './declared.ts';
 import { type HashBook } from './hashes.ts';
-import { termsOf } from './license.ts';
 import type { StackParts } from './open.ts';
 import { checkFile, entryName, type StackFile } from './schema.ts';
+import { termsOf } from './terms.ts';
 
 const Files = z.record(z.string(), z.strictObject({ size: z.number(), sha256: z.string() }));
 const License = z.string().nullable();

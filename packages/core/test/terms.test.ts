@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { termsOf } from '../src/stack/license.ts';
+import { termsOf } from '../src/stack/terms.ts';
 
 const terms = (parts: Readonly<Record<string, string | null>>) =>
   termsOf(new Map(Object.entries(parts)));
