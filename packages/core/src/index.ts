@@ -15,15 +15,12 @@ export {
   layerNames,
   type Inventory,
   materialize,
-  clipStrengths,
-  standingFeeds,
-  strengthsAt,
   traceModel,
   traceNet,
   type TraceRequest,
   trainability,
-  trainableInputs,
 } from './adapters/compose.ts';
+export { clipStrengths, standingFeeds, strengthsAt, trainableInputs } from './adapters/feeds.ts';
 export { type ReadMask, readStrength, readTensorMask } from './stack/strength.ts';
 export type { Modulation, Strength, StrengthValue } from './adapters/strength.ts';
 export { numberAt, scaleGates } from './adapters/strength.ts';
@@ -147,7 +144,6 @@ export {
 } from './stack/lock.ts';
 export {
   backbonePaths,
-  openSampler,
   openStack,
   readAdapterFile,
   readStackParts,
@@ -156,6 +152,7 @@ export {
   type StackParts,
 } from './stack/open.ts';
 export { prove } from './stack/proof.ts';
+export { openSampler } from './stack/sampler.ts';
 export {
   checkFile,
   entryName,

@@ -13,15 +13,8 @@ import {
 import { describe, expect, test } from 'vitest';
 
 import type { Adapter } from '../src/adapters/adapter.ts';
-import {
-  compile,
-  compose,
-  inventory,
-  materialize,
-  standingFeeds,
-  traceNet,
-  trainableInputs,
-} from '../src/adapters/compose.ts';
+import { compile, compose, inventory, materialize, traceNet } from '../src/adapters/compose.ts';
+import { standingFeeds, trainableInputs } from '../src/adapters/feeds.ts';
 import type { Strength } from '../src/adapters/strength.ts';
 import type { Model } from '../src/models/model.ts';
 import { zeros } from '../src/nn/init.ts';

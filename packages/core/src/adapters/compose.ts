@@ -23,7 +23,7 @@ import type { Tokenizer } from '../models/tokenizer.ts';
 import { matcher, pattern } from '../nn/address.ts';
 import { type BoundTap, makeCall, type ParamInfo, Scope, Trace } from '../nn/scope.ts';
 import { type Adapter, portValues } from './adapter.ts';
-import { clipGates, gates, isOff, stepGates } from './strength.ts';
+import { gates, isOff } from './strength.ts';
 
 /** Stacks adapters on a model, in order. `compose(compose(m, a), b)` equals `compose(m, a, b)`. */
 export function compose(model: Model, ...added: readonly Adapter[]): Model {
@@ -220,50 +220,6 @@ export function compile(
 ): Program {
   const { traced } = traceNet(model, request);
   return new Program(traced, { ...options, weights: model.weights });
-}
-
-/**
- * Strengths that hold for a whole clip. Those by frame are of the frames from number `frame` on, where a
- * program sees a part of a longer clip.
- */
-export const clipStrengths = (
-  { adapters }: Model,
-  { inputs }: Pick<Program, 'inputs'>,
-  frame = 0,
-): Record<string, NDArray> =>
-  Object.fromEntries(adapters.flatMap((adapter) => clipGates(adapter, inputs, frame)));
-
-/** Strengths that change over the sampling steps, at time t: to be fed with every step beside `timestep`. */
-export function strengthsAt(
-  { adapters, schedule }: Model,
-  { inputs }: Pick<Program, 'inputs'>,
-  t: number,
-): Record<string, NDArray> {
-  const found = adapters.flatMap((adapter) =>
-    stepGates(adapter, inputs, schedule?.length ?? Number.NaN, t),
-  );
-  if (found.length > 0 && !schedule)
-    throw new AttuneError(
-      'NO_SCHEDULE',
-      `${found[0][0]} changes over the sampling steps, and the model has no scheduler_config.json.`,
-    );
-  return Object.fromEntries(found);
-}
-
-/** Feeds of a program beside its conditioning: strengths that hold for a clip, and live parameters. */
-export function standingFeeds(model: Model, program: Program): Record<string, NDArray> {
-  const feeds = clipStrengths(model, program);
-  for (const [name, t] of program.inputs)
-    if (t.op.name === 'param') feeds[name] = toF32(model.weights.entry(name).load());
-  return feeds;
-}
-
-/** Names of the live parameters of a program that train. */
-export function trainableInputs(model: Model, program: Program): string[] {
-  const trains = trainability(model);
-  return [...program.inputs]
-    .filter(([name, t]) => t.op.name === 'param' && trains(name))
-    .map(([name]) => name);
 }
 
 /** Every parameter and site of a model, by tracing all its nets without running them. */

@@ -9,7 +9,8 @@ import {
   type Runtime,
 } from '@attune/engine';
 
-import { compile, standingFeeds, type TraceRequest } from '../adapters/compose.ts';
+import { compile, type TraceRequest } from '../adapters/compose.ts';
+import { standingFeeds } from '../adapters/feeds.ts';
 import type { Latents, Model } from '../models/model.ts';
 import { mix } from '../schedule/forms.ts';
 

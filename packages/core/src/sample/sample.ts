@@ -2,7 +2,7 @@
 
 import { type F32Array, f32, type NDArray, type Rng } from '@attune/engine';
 
-import { clipStrengths, strengthsAt } from '../adapters/compose.ts';
+import { clipStrengths, strengthsAt } from '../adapters/feeds.ts';
 import type { Dims } from '../models/net.ts';
 import { mix } from '../schedule/forms.ts';
 import { type Plan, takeStep } from '../schedule/sampler.ts';

@@ -1,10 +1,9 @@
 /** SHA-256 of files, remembered between runs: a file of 4 GB is not read at every start. */
 
 import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 
-import { AttuneError, hashOf } from '@attune/engine';
+import { AttuneError, cacheFolder, hashOf } from '@attune/engine';
 import { z } from 'zod';
 
 export interface FileHash {
@@ -20,9 +19,8 @@ const COARSE = 2000;
 
 /** Where hashes are remembered unless it is said otherwise; nowhere with an empty `ATTUNE_CACHE`. */
 export function hashBookFile(): string | undefined {
-  const { ATTUNE_CACHE, XDG_CACHE_HOME } = process.env;
-  const folder = ATTUNE_CACHE ?? join(XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'attune');
-  return folder === '' ? undefined : join(folder, 'hashes.json');
+  const folder = cacheFolder();
+  return folder === undefined ? undefined : join(folder, 'hashes.json');
 }
 
 /**

@@ -17,7 +17,8 @@ import {
   type Tensor,
 } from '@attune/engine';
 
-import { type ModelTrace, standingFeeds, traceNet } from '../adapters/compose.ts';
+import { type ModelTrace, traceNet } from '../adapters/compose.ts';
+import { standingFeeds } from '../adapters/feeds.ts';
 import { scaleGates } from '../adapters/strength.ts';
 import type { Model } from '../models/model.ts';
 import type { Dims } from '../models/net.ts';

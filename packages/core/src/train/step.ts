@@ -13,7 +13,8 @@ import {
   type Tensor,
 } from '@attune/engine';
 
-import { standingFeeds, strengthsAt, trainability, traceModel } from '../adapters/compose.ts';
+import { trainability, traceModel } from '../adapters/compose.ts';
+import { standingFeeds, strengthsAt } from '../adapters/feeds.ts';
 import type { Model } from '../models/model.ts';
 import type { Dims } from '../models/net.ts';
 import type { Params } from './learner.ts';
