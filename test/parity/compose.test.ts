@@ -1,8 +1,8 @@
 /** UNet + ControlNet with its own text + motion modules + LoRA on both, against diffusers and PEFT. */
 
 import { compile, ddim, standingFeeds, trainableInputs } from '@attune/core';
-import { type F32Array, f32, type NDArray, OrtRuntime, type Remat } from '@attune/engine';
-import { relativeError } from '@attune/engine/testing';
+import { type F32Array, f32, type NDArray, type Remat } from '@attune/engine';
+import { relativeError, testRuntime } from '@attune/engine/testing';
 import { roll, sweepBack } from '@attune/fdd';
 import { describe, expect, test } from 'vitest';
 
@@ -29,7 +29,7 @@ function build(
   const [rows, , H, W] = sample.shape;
   const dims = { B: clips, F: rows / clips, H, W, L: given.encoder_hidden_states.shape[1] };
   const shapes = Object.fromEntries(Object.entries(own).map(([key, { shape }]) => [key, shape]));
-  const runtime = new OrtRuntime({ threads: 1 });
+  const runtime = testRuntime();
   const program = compile(model, { net: 'unet', dims, shapes }, { runtime, segments });
   const feeds = { ...standingFeeds(model, program), ...own };
   const trained = trainableInputs(model, program);
@@ -134,7 +134,7 @@ describe('three DDIM steps through the whole stack', () => {
     const opened = await openCase('pocket', 'rollout_text');
     const { model, io } = opened;
     const ids = io.get('in.input_ids')!;
-    const runtime = new OrtRuntime({ threads: 1 });
+    const runtime = testRuntime();
     const dims = { B: ids.shape[0], F: 1, H: 8, W: 8, L: ids.shape[1] };
     const encoder = compile(model, { net: 'text_encoder', dims }, { runtime });
     const feeds = { ...standingFeeds(model, encoder), input_ids: ids };

@@ -10,8 +10,7 @@ import {
   StackFile,
   standingFeeds,
 } from '@attune/core';
-import { OrtRuntime } from '@attune/engine';
-import { relativeError } from '@attune/engine/testing';
+import { relativeError, testRuntime } from '@attune/engine/testing';
 import { expect, test } from 'vitest';
 
 import { feedsOf, readCase } from './stack.ts';
@@ -31,7 +30,7 @@ async function run(file: string, options: Readonly<Record<string, unknown>>) {
   const [B, , H, W] = feeds.sample.shape;
   const dims = { B, F: 1, H, W, L: feeds.encoder_hidden_states.shape[1] };
   const shapes = Object.fromEntries(Object.entries(feeds).map(([key, { shape }]) => [key, shape]));
-  const runtime = new OrtRuntime({ threads: 1 });
+  const runtime = testRuntime();
   const program = compile(model, { net: 'unet', dims, shapes }, { runtime, segments: 1 });
   const wrt = [...program.inputs.keys()].filter((name) => io.has(`grad.${name}`));
   const all = { ...standingFeeds(model, program), ...feeds };

@@ -13,8 +13,8 @@ import {
   UNetConfig,
   readPart,
 } from '@attune/core';
-import { type NDArray, openSafetensors, OrtRuntime } from '@attune/engine';
-import { relativeError } from '@attune/engine/testing';
+import { type NDArray, openSafetensors } from '@attune/engine';
+import { relativeError, testRuntime } from '@attune/engine/testing';
 import { describe, expect, test } from 'vitest';
 
 const fixtures = 'test/parity/fixtures';
@@ -44,11 +44,7 @@ async function compare(
   const L = (feeds.encoder_hidden_states ?? feeds.input_ids)?.shape[1] ?? 1;
   const shapes = Object.fromEntries(Object.entries(feeds).map(([key, { shape }]) => [key, shape]));
   const dims = { B: first.shape[0], F: 1, H, W, L };
-  const program = compile(
-    model,
-    { net, dims, shapes },
-    { runtime: new OrtRuntime({ threads: 1 }) },
-  );
+  const program = compile(model, { net, dims, shapes }, { runtime: testRuntime() });
   const all = { ...standingFeeds(model, program), ...feeds };
   change(all);
   const wrt = keys.flatMap((key) =>

@@ -3,7 +3,7 @@
 import { AttuneError } from '@attune/engine';
 import { Command, CommanderError } from 'commander';
 
-import { withLock } from './commands/arguments.ts';
+import { withLock, withRuntime } from './commands/arguments.ts';
 import { composeCommand } from './commands/compose.ts';
 import { convertCommand } from './commands/convert.ts';
 import { demoCommand } from './commands/demo.ts';
@@ -31,8 +31,12 @@ export async function main(argv: readonly string[]): Promise<number> {
     )
     .exitOverride()
     .showHelpAfterError('(add --help for usage and an example)');
-  for (const command of opensStacks) program.addCommand(withLock(command()));
-  for (const command of others) program.addCommand(command());
+  for (const make of commands) {
+    const command = make();
+    if (opensStacks.has(make)) withLock(command);
+    if (runsModels.has(make)) withRuntime(command);
+    program.addCommand(command);
+  }
   for (const command of program.commands.flatMap((one) => [one, ...one.commands])) {
     command.exitOverride();
     const own = command.options.some(({ long }) => long === '--offline');
@@ -56,8 +60,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-/** Commands that open a stack which people name: a stack file may have a lock to be heeded. */
-const opensStacks: readonly (() => Command)[] = [
+const commands: readonly (() => Command)[] = [
   composeCommand,
   convertCommand,
   editCommand,
@@ -68,9 +71,6 @@ const opensStacks: readonly (() => Command)[] = [
   probeCommand,
   reportCommand,
   tokenizeCommand,
-];
-
-const others: readonly (() => Command)[] = [
   demoCommand,
   distillCommand,
   trainCommand,
@@ -78,6 +78,33 @@ const others: readonly (() => Command)[] = [
   pluginCommand,
   doctorCommand,
 ];
+
+/** Commands that open a stack which people name: a stack file may have a lock to be heeded. */
+const opensStacks: ReadonlySet<() => Command> = new Set([
+  composeCommand,
+  convertCommand,
+  editCommand,
+  evalCommand,
+  exportCommand,
+  generateCommand,
+  inspectCommand,
+  probeCommand,
+  reportCommand,
+  tokenizeCommand,
+]);
+
+const runsModels: ReadonlySet<() => Command> = new Set([
+  composeCommand,
+  demoCommand,
+  distillCommand,
+  editCommand,
+  evalCommand,
+  exportCommand,
+  generateCommand,
+  probeCommand,
+  reportCommand,
+  trainCommand,
+]);
 
 /** Failures that are not the input's fault. */
 const ownFailures = new Set([

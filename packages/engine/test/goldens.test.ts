@@ -37,7 +37,6 @@ import {
   mul,
   type NDArray,
   openSafetensors,
-  OrtRuntime,
   pad,
   quickGelu,
   reciprocal,
@@ -61,7 +60,7 @@ import {
   values,
   where,
 } from '../src/index.ts';
-import { evaluate, relativeError } from '../src/testing/index.ts';
+import { evaluate, relativeError, testRuntime } from '../src/testing/index.ts';
 
 /** What a case feeds, by the fixture's names. */
 interface Given {
@@ -226,7 +225,7 @@ const file = openSafetensors(
   join(import.meta.dirname, '../../../test/parity/fixtures/ops.safetensors'),
 );
 const names = Object.keys(JSON.parse(file.metadata.cases) as object);
-const runtime = new OrtRuntime({ threads: 1 });
+const runtime = testRuntime();
 
 /** The tensors of a case, by the names that follow `<case>.`. */
 function load(name: string): Record<string, NDArray> {

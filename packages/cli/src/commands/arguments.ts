@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 
 import { AttuneError, type Device, type RuntimeOptions } from '@attune/engine';
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 
 export const number = (text: string): number => {
   const value = Number(text);
@@ -38,14 +38,19 @@ export function readText(path: string): string {
   }
 }
 
-/** The runtime that `--threads` and `--device` ask for. */
-export const runtimeOf = ({
-  threads,
-  device,
-}: {
+export interface RuntimeChoice {
   readonly threads?: number;
   readonly device?: Device;
-}): RuntimeOptions => ({
+}
+
+/** The options of every command that runs a model; read by `runtimeOf`. */
+export const withRuntime = (command: Command): Command =>
+  command
+    .addOption(new Option('--device <name>', 'where to run').choices(devices))
+    .option('--threads <n>', 'threads inside an operation', positive);
+
+/** The runtime that `--threads` and `--device` ask for. */
+export const runtimeOf = ({ threads, device }: RuntimeChoice): RuntimeOptions => ({
   ...(threads === undefined ? {} : { threads }),
   ...(device === undefined ? {} : { device }),
 });

@@ -22,9 +22,9 @@ import { report } from '../report/stack.ts';
 import { type LockOptions, openStackSession, type StackSession } from '../stack.ts';
 import { printable } from '../terminal.ts';
 import { trusted } from '../trust.ts';
-import { positive, runtimeOf } from './arguments.ts';
+import { positive, type RuntimeChoice, runtimeOf } from './arguments.ts';
 
-interface Options extends LockOptions {
+interface Options extends LockOptions, RuntimeChoice {
   readonly out?: string;
   readonly check?: boolean;
   readonly lock?: boolean;
@@ -32,7 +32,6 @@ interface Options extends LockOptions {
   readonly frames?: number;
   readonly force?: boolean;
   readonly allowPartial?: boolean;
-  readonly threads?: number;
   readonly json?: boolean;
 }
 
@@ -54,7 +53,6 @@ export const composeCommand = (): Command =>
     .option('--no-proof', 'do not run the stack to see that each adapter acts')
     .option('--force', 'replace a stack file that exists')
     .option('--allow-partial', 'take adapters whose files fit in part, and list what is skipped')
-    .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'one JSON object on stdout')
     .addHelpText(
       'after',

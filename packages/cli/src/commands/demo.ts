@@ -29,16 +29,15 @@ import { htmlPage, type Picture } from '../report/page.ts';
 import { openSession } from '../session.ts';
 import { readStack } from '../stack.ts';
 import { progress, say } from '../terminal.ts';
-import { count, positive, runtimeOf } from './arguments.ts';
+import { count, positive, type RuntimeChoice, runtimeOf } from './arguments.ts';
 
-interface Options {
+interface Options extends RuntimeChoice {
   readonly out: string;
   readonly clip: string;
   readonly instruction?: string;
   readonly caption?: string;
   readonly seed: number;
   readonly steps?: number;
-  readonly threads?: number;
 }
 
 export const demoCommand = (): Command =>
@@ -50,7 +49,6 @@ export const demoCommand = (): Command =>
     .option('--seed <n>', 'seed of the noise', count, 0)
     .option('--steps <n>', 'sampling steps (default: what the stacks say)', positive)
     .option('-o, --out <folder>', 'where the clips and the page go', 'attune-demo')
-    .option('--threads <n>', 'threads inside an operation', positive)
     .addHelpText('after', '\nExample:\n  $ attune demo --clip 3 --seed 1')
     .action(demoAction);
 

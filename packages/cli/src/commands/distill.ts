@@ -10,12 +10,11 @@ import { Command } from 'commander';
 import { untilInterrupted } from '../interrupt.ts';
 import { openSession } from '../session.ts';
 import { pace, progress } from '../terminal.ts';
-import { readText } from './arguments.ts';
+import { readText, type RuntimeChoice, runtimeOf } from './arguments.ts';
 
-interface Options {
+interface Options extends RuntimeChoice {
   readonly run?: string;
   readonly resume?: boolean;
-  readonly threads?: string;
   readonly json?: boolean;
 }
 
@@ -25,7 +24,6 @@ export const distillCommand = (): Command =>
     .argument('<recipe>', 'a distill.yaml')
     .option('--run <folder>', 'the run’s folder (default: runs/<recipe name>)')
     .option('--resume', 'continue the run from its newest checkpoint')
-    .option('--threads <n>', 'threads inside an operation')
     .option('--json', 'one JSON line at the end, on stdout')
     .addHelpText('after', '\nExample:\n  $ attune distill recipes/align.yaml --run runs/align')
     .action(distillAction);
@@ -35,10 +33,10 @@ async function distillAction(file: string, options: Options): Promise<void> {
   const recipe = parseYaml(DistillRecipe, readText(path), file);
   const { student, teachers, phases } = recipe.distill;
   const stacks = [student.stack, ...Object.values(teachers).map(({ stack }) => stack)];
-  const { loader, runtime } = openSession(
-    options.threads ? { threads: Number(options.threads) } : {},
-    { folder: dirname(path), paths: [...new Set(stacks.flatMap(({ plugins }) => plugins))] },
-  );
+  const { loader, runtime } = openSession(runtimeOf(options), {
+    folder: dirname(path),
+    paths: [...new Set(stacks.flatMap(({ plugins }) => plugins))],
+  });
   const total = phases[phases.length - 1].until;
   const rate = pace(total);
   try {

@@ -14,7 +14,7 @@ import {
   type Sampler,
   Sampling,
 } from '@attune/core';
-import { AttuneError, badArgument, type Device } from '@attune/engine';
+import { AttuneError, badArgument } from '@attune/engine';
 import { Command, Option } from 'commander';
 
 import { madeWith } from '../made-with.ts';
@@ -34,9 +34,9 @@ import {
 import { framesAtOnce, type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
 import { type Said, saidOf, timed } from '../texts.ts';
-import { count, devices, number, positive, runtimeOf, samplers } from './arguments.ts';
+import { count, number, positive, type RuntimeChoice, runtimeOf, samplers } from './arguments.ts';
 
-interface Options extends LockOptions {
+interface Options extends LockOptions, RuntimeChoice {
   readonly out: string;
   readonly stack: string;
   readonly instruction?: string;
@@ -58,9 +58,7 @@ interface Options extends LockOptions {
   readonly fps?: number;
   readonly compare?: boolean;
   readonly audio: boolean;
-  readonly device?: Device;
   readonly allowPartial?: boolean;
-  readonly threads?: number;
   readonly json?: boolean;
 }
 
@@ -105,9 +103,7 @@ export const editCommand = (): Command =>
     .option('--fps <n>', 'frames per second, in place of those of the input', number)
     .option('--compare', 'write the input beside the result')
     .option('--no-audio', 'leave the sound track out')
-    .addOption(new Option('--device <name>', 'where to run').choices(devices))
     .option('--allow-partial', 'use adapters whose files fit in part, and list what is skipped')
-    .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'a JSON line on stdout')
     .addHelpText(
       'after',

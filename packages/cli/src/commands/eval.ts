@@ -11,22 +11,20 @@ import {
   parseYaml,
   Sampling,
 } from '@attune/core';
-import { AttuneError, type Device } from '@attune/engine';
-import { Command, Option } from 'commander';
+import { AttuneError } from '@attune/engine';
+import { Command } from 'commander';
 import { z } from 'zod';
 
 import { readMask } from '../mask.ts';
 import { openSession } from '../session.ts';
 import { heedLock, type LockOptions, readStack } from '../stack.ts';
 import { pace, progress, warn } from '../terminal.ts';
-import { collect, devices, positive, runtimeOf, settingsOf } from './arguments.ts';
+import { collect, type RuntimeChoice, runtimeOf, settingsOf } from './arguments.ts';
 
-interface Options extends LockOptions {
+interface Options extends LockOptions, RuntimeChoice {
   readonly stack: readonly string[];
   readonly set: readonly string[];
   readonly out?: string;
-  readonly device?: Device;
-  readonly threads?: number;
   readonly json?: boolean;
 }
 
@@ -37,8 +35,6 @@ export const evalCommand = (): Command =>
     .option('--stack <name=file>', 'a stack to measure; may be repeated', collect, [])
     .option('--set <key=value>', 'an option of the suite; may be repeated', collect, [])
     .option('-o, --out <file>', 'also write the report: .json or .md')
-    .addOption(new Option('--device <name>', 'where to run').choices(devices))
-    .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'the report as JSON on stdout')
     .addHelpText(
       'after',

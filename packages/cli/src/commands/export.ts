@@ -17,9 +17,9 @@ import { staged } from '../media/stage.ts';
 import { type PartName, partNets } from '../probe/run.ts';
 import { type LockOptions, openStackSession, type StackSession } from '../stack.ts';
 import { printable, say, warn } from '../terminal.ts';
-import { positive, runtimeOf } from './arguments.ts';
+import { positive, type RuntimeChoice, runtimeOf } from './arguments.ts';
 
-interface Options extends LockOptions {
+interface Options extends LockOptions, RuntimeChoice {
   readonly out: string;
   readonly part?: PartName | 'all';
   readonly format: string;
@@ -32,7 +32,6 @@ interface Options extends LockOptions {
   readonly weights?: StoredType;
   readonly external?: boolean;
   readonly liveStrengths?: boolean;
-  readonly threads?: number;
   readonly force?: boolean;
   readonly json?: boolean;
 }
@@ -64,7 +63,6 @@ export const exportCommand = (): Command =>
     )
     .option('--external', 'weights in a file of their own (big models always)')
     .option('--live-strengths', 'strengths as inputs of the model')
-    .option('--threads <n>', 'threads inside an operation', positive)
     .option('--force', 'replace an export that is there')
     .option('--json', 'one JSON object on stdout')
     .addHelpText(

@@ -9,9 +9,9 @@ import { readMask } from '../mask.ts';
 import { assertWritable, columnsOf, sideBySide, writeMedia } from '../media/index.ts';
 import { type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
-import { count, number, positive, runtimeOf, samplers } from './arguments.ts';
+import { count, number, positive, type RuntimeChoice, runtimeOf, samplers } from './arguments.ts';
 
-interface Options extends LockOptions {
+interface Options extends LockOptions, RuntimeChoice {
   readonly out: string;
   readonly stack: string;
   readonly sampler?: string;
@@ -22,7 +22,6 @@ interface Options extends LockOptions {
   readonly frames: number;
   readonly size?: number;
   readonly allowPartial?: boolean;
-  readonly threads?: number;
   readonly json?: boolean;
 }
 
@@ -44,7 +43,6 @@ export const generateCommand = (): Command =>
     .option('--frames <n>', 'frames of a clip', positive, 1)
     .option('--size <px>', 'side of the picture', positive)
     .option('--allow-partial', 'use adapters whose files fit in part, and list what is skipped')
-    .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'a JSON line on stdout')
     .addHelpText(
       'after',

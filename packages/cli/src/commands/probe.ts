@@ -4,7 +4,7 @@ import { existsSync, realpathSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
 import { ModelRunner } from '@attune/core';
-import { AttuneError, type Device, type NDArray, writeSafetensors } from '@attune/engine';
+import { AttuneError, type NDArray, writeSafetensors } from '@attune/engine';
 import { Command, Option } from 'commander';
 
 import { openWhole } from '../probe/model.ts';
@@ -19,9 +19,9 @@ import {
 import { readTensors, refuseNonFinite } from '../probe/tensors.ts';
 import { type LockOptions, openStackSession } from '../stack.ts';
 import { say } from '../terminal.ts';
-import { devices, number, positive, runtimeOf } from './arguments.ts';
+import { number, positive, type RuntimeChoice, runtimeOf } from './arguments.ts';
 
-interface Options extends LockOptions {
+interface Options extends LockOptions, RuntimeChoice {
   readonly inputs: string;
   readonly out: string;
   readonly part: PartName;
@@ -30,8 +30,6 @@ interface Options extends LockOptions {
   readonly sample?: 'ddim';
   readonly steps?: number;
   readonly guidance: number;
-  readonly threads?: number;
-  readonly device?: Device;
   readonly json?: boolean;
 }
 
@@ -53,8 +51,6 @@ export const probeCommand = (): Command =>
     )
     .option('--steps <n>', 'steps of --sample (default: 25)', positive)
     .option('--guidance <g>', 'scale of --sample: uncond + g · (cond − uncond)', number, 1)
-    .option('--threads <n>', 'threads inside an operation', positive)
-    .addOption(new Option('--device <name>', 'where to run').choices(devices))
     .option('--json', 'a JSON line on stdout')
     .addHelpText(
       'after',

@@ -11,12 +11,11 @@ import { openWhole } from '../probe/model.ts';
 import { changes, interferencePage, overlapTable } from '../report/interference.ts';
 import { type LockOptions, openStackSession } from '../stack.ts';
 import { printable, say } from '../terminal.ts';
-import { positive, runtimeOf } from './arguments.ts';
+import { type RuntimeChoice, runtimeOf } from './arguments.ts';
 
-interface Options extends LockOptions {
+interface Options extends LockOptions, RuntimeChoice {
   readonly out?: string;
   readonly align?: string;
-  readonly threads?: number;
   readonly json?: boolean;
 }
 
@@ -29,7 +28,6 @@ export const reportCommand = (): Command =>
       '--align <name>',
       'the adapter that aligns the others: with and without it (default: align, where there is one)',
     )
-    .option('--threads <n>', 'threads inside an operation', positive)
     .option('--json', 'the numbers as one JSON object on stdout')
     .addHelpText('after', '\nExample:\n  $ attune report pocket/aligned -o interference.html')
     .action(reportAction);

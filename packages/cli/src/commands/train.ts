@@ -11,12 +11,11 @@ import { untilInterrupted } from '../interrupt.ts';
 import { columnsOf, sideBySide, writeMedia } from '../media/index.ts';
 import { openSession } from '../session.ts';
 import { pace, progress } from '../terminal.ts';
-import { readText } from './arguments.ts';
+import { readText, type RuntimeChoice, runtimeOf } from './arguments.ts';
 
-interface Options {
+interface Options extends RuntimeChoice {
   readonly run?: string;
   readonly resume?: boolean;
-  readonly threads?: string;
   readonly json?: boolean;
 }
 
@@ -26,7 +25,6 @@ export const trainCommand = (): Command =>
     .argument('<recipe>', 'a train.yaml')
     .option('--run <folder>', 'the run’s folder (default: runs/<recipe name>)')
     .option('--resume', 'continue the run from its newest checkpoint')
-    .option('--threads <n>', 'threads inside an operation')
     .option('--json', 'one JSON line at the end, on stdout')
     .addHelpText('after', '\nExample:\n  $ attune train recipes/vae.yaml --run runs/vae')
     .action(trainAction);
@@ -35,10 +33,10 @@ async function trainAction(file: string, options: Options): Promise<void> {
   const path = resolve(file);
   const recipe = parseYaml(TrainRecipe, readText(path), file);
   const run = options.run ?? join('runs', basename(path).replace(/\.ya?ml$/, ''));
-  const { loader, runtime } = openSession(
-    options.threads ? { threads: Number(options.threads) } : {},
-    { folder: dirname(path), paths: recipe.stack.plugins },
-  );
+  const { loader, runtime } = openSession(runtimeOf(options), {
+    folder: dirname(path),
+    paths: recipe.stack.plugins,
+  });
   const rate = pace(recipe.train.steps);
   try {
     const { state, complete } = await untilInterrupted((signal) =>

@@ -2,6 +2,7 @@
 
 import {
   AttuneError,
+  type Device,
   f32,
   type F32Array,
   grad,
@@ -11,11 +12,20 @@ import {
   Program,
   Rng,
   type Runtime,
+  type RuntimeOptions,
   type Shape,
   type Tensor,
   toF32,
   Weights,
 } from '@attune/engine';
+
+/** What tests run their graphs on: one thread of the CPU, or the device in `ATTUNE_TEST_DEVICE`. */
+export const testRuntime = (options: RuntimeOptions = {}): OrtRuntime =>
+  new OrtRuntime({
+    threads: 1,
+    device: (process.env.ATTUNE_TEST_DEVICE ?? 'cpu') as Device,
+    ...options,
+  });
 
 /** The largest difference of two arrays, relative to the largest entry of `want`. */
 export function relativeError(got: NDArray, want: NDArray): number {
@@ -39,7 +49,7 @@ export async function evaluate(
   feeds: Readonly<Record<string, NDArray>>,
   { weights = Weights.fromArrays({}), runtime }: { weights?: Weights; runtime?: Runtime } = {},
 ): Promise<Record<string, NDArray>> {
-  const own = runtime ?? new OrtRuntime({ threads: 1 });
+  const own = runtime ?? testRuntime();
   const program = new Program({ outputs, marks: [] }, { runtime: own, weights });
   try {
     return await program.run(feeds);
@@ -79,7 +89,7 @@ export async function checkGrad(
     seed = 1,
     draw = (rng, shape) => rng.normals(shape),
     weights = Weights.fromArrays({}),
-    runtime = new OrtRuntime({ threads: 1 }),
+    runtime = testRuntime(),
   }: GradCheckOptions = {},
 ): Promise<GradCheck> {
   const rng = Rng.of(seed);

@@ -8,18 +8,17 @@ import {
   grad,
   input,
   type NDArray,
-  OrtRuntime,
   param,
   Rng,
   type Tensor,
   Weights,
 } from '../../src/index.ts';
-import { checkGrad, evaluate, relativeError } from '../../src/testing/index.ts';
+import { checkGrad, evaluate, relativeError, testRuntime } from '../../src/testing/index.ts';
 import { type Case, drawn, gridOf, type In, inputOf, titleOf } from './case.ts';
 import { cases } from './cases.ts';
 
-const prepacked = new OrtRuntime({ threads: 1 });
-const mapped = new OrtRuntime({ threads: 1, profile: 'mapped' });
+const prepacked = testRuntime();
+const mapped = testRuntime({ profile: 'mapped' });
 
 const valueLimit = 1e-5;
 const gradientLimit = 2e-3;
