@@ -83,6 +83,8 @@ export class ThreadRuntime implements Runtime {
   readonly device: Device;
   #worker: Worker | undefined;
   #asked = 0;
+  #released = false;
+  readonly #running = new Set<Promise<unknown>>();
   readonly #waiting = new Map<
     number,
     { readonly resolve: (value: unknown) => void; readonly reject: (error: Error) => void }
@@ -101,7 +103,7 @@ export class ThreadRuntime implements Runtime {
       device,
     });
     const session = (await this.#ask({ do: 'load', model, options }).catch((error) => {
-      throw refusal(this.device, error);
+      throw this.#released ? error : refusal(this.device, error);
     })) as number;
     let released = false;
     return {
@@ -123,7 +125,7 @@ export class ThreadRuntime implements Runtime {
         );
       },
       release: async () => {
-        if (released || !this.#worker) return;
+        if (released || this.#released) return;
         released = true;
         await this.#ask({ do: 'release', session });
       },
@@ -134,16 +136,20 @@ export class ThreadRuntime implements Runtime {
     return new ThreadRuntime(this);
   }
 
+  /** What is being computed is waited for: a thread that ends inside native code ends the process. */
   async release(): Promise<void> {
+    this.#released = true;
+    await Promise.allSettled(this.#running);
     await this.#worker?.terminate();
     this.#worker = undefined;
   }
 
   /** `given` are arrays of the request that change hands; others are copied. */
-  #ask(request: Request, given: readonly TypedArray[] = []): Promise<unknown> {
+  async #ask(request: Request, given: readonly TypedArray[] = []): Promise<unknown> {
+    if (this.#released) throw new AttuneError('RELEASED', 'A released runtime was asked.');
     const worker = (this.#worker ??= this.#start());
     const id = this.#asked++;
-    return new Promise((resolve, reject) => {
+    const answer = new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
       worker.ref();
       const whole = given.filter(({ buffer, byteLength }) => buffer.byteLength === byteLength);
@@ -151,6 +157,12 @@ export class ThreadRuntime implements Runtime {
         ...new Set(whole.map(({ buffer }) => buffer as ArrayBuffer)),
       ]);
     });
+    this.#running.add(answer);
+    try {
+      return await answer;
+    } finally {
+      this.#running.delete(answer);
+    }
   }
 
   #start(): Worker {

@@ -16,10 +16,12 @@ import {
   i64,
   input,
   linear,
+  matmul,
   mul,
   OrtRuntime,
   param,
   Program,
+  Rng,
   type Runtime,
   sum,
   type Tensor,
@@ -214,7 +216,7 @@ describe('a fork', () => {
     for (const fork of forks) await fork.release();
   });
 
-  test('refuses what the runtime refuses, and ends what it was asked when it is released', async () => {
+  test('refuses what the runtime refuses, and whatever it is asked after its release', async () => {
     const fork = runtime.fork();
     await expect(fork.load(new Uint8Array([1, 2, 3]))).rejects.toMatchObject({ code: 'RUNTIME' });
     const session = await fork.load(model);
@@ -228,7 +230,28 @@ describe('a fork', () => {
     await session.release();
     await expect(session.run({ x }, names)).rejects.toMatchObject({ code: 'RELEASED' });
     const open = await fork.load(model);
-    const asked = open.run({ x }, names);
-    await Promise.all([expect(asked).rejects.toMatchObject({ code: 'RELEASED' }), fork.release()]);
+    await fork.release();
+    await expect(open.run({ x }, names)).rejects.toMatchObject({ code: 'RELEASED' });
+    await expect(fork.load(model)).rejects.toMatchObject({ code: 'RELEASED' });
+  });
+
+  test('finishes what it computes when it is released: a thread must not end inside ONNX Runtime', async () => {
+    const fork = runtime.fork();
+    const wide = input('wide', [900, 900]);
+    const { model: long, outputs } = emit({
+      outputs: [Array.from({ length: 8 }).reduce<Tensor>((y) => matmul(y, wide), wide)],
+      boundary: new Map(),
+      weight: () => expect.unreachable(),
+    });
+    const session = await fork.load(long);
+    let done = false;
+    const asked = session.run({ wide: Rng.of(1).normals([900, 900]) }, outputs).then(() => {
+      done = true;
+    });
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    expect(done).toBe(false);
+    await fork.release();
+    expect(done).toBe(true);
+    await asked;
   });
 });
