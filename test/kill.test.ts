@@ -1,6 +1,7 @@
 /** A training or distillation killed at any moment and resumed ends in the same bytes as one that never stopped. */
 
 import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import {
   cpSync,
   existsSync,
@@ -160,6 +161,34 @@ test.each([
 
 const same = (a: ReadonlyMap<string, Buffer>, b: ReadonlyMap<string, Buffer>): boolean =>
   a.size === b.size && [...a].every(([name, bytes]) => b.get(name)?.equals(bytes) ?? false);
+
+test('Ctrl-C once stops after the step, twice at once, without a word of the runtime', async () => {
+  const { recipe, folder } = makeDistillation();
+  const interrupted = async (times: number) => {
+    const child = spawn(
+      process.execPath,
+      args('distill', recipe, join(folder, `after-${times}`), { threads: 2 }),
+      { stdio: ['ignore', 'ignore', 'pipe'] },
+    );
+    let said = '';
+    let sent = 0;
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      said += text;
+      const due = said.includes('press Ctrl-C again') ? 2 : Number(said.includes('step 1/'));
+      while (sent < Math.min(due, times)) {
+        sent++;
+        child.kill('SIGINT');
+      }
+    });
+    const [code, signal] = await once(child, 'exit');
+    return { code, signal, said };
+  };
+  const [first, second] = await Promise.all([interrupted(1), interrupted(2)]);
+  expect(first).toMatchObject({ code: 1, signal: null });
+  expect(first.said).toMatch(/stopped at step \d+; continue with --resume\n$/);
+  expect(second).toMatchObject({ code: null, signal: 'SIGINT' });
+  expect(second.said).toMatch(/press Ctrl-C again to quit at once\n$/);
+});
 
 test('a changed recipe, a run that exists and a locked run are refused', () => {
   const { recipe, folder } = makeRecipe();

@@ -9,7 +9,12 @@ export async function untilInterrupted<T>(
 ): Promise<T> {
   const stop = new AbortController();
   const onInterrupt = () => {
-    if (stop.signal.aborted) process.exit(130);
+    if (stop.signal.aborted) {
+      // By the signal itself: `exit` would end threads inside native code, which is an abort.
+      process.off('SIGINT', onInterrupt);
+      process.kill(process.pid, 'SIGINT');
+      return;
+    }
     say(`${what}; press Ctrl-C again to quit at once`);
     stop.abort();
   };
