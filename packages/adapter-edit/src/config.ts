@@ -3,6 +3,7 @@
 import { UNetConfig } from '@attune/core';
 import { z } from 'zod';
 
+/** A ControlNetModel's config.json, and our own keys. Options of a stack entry have the same names. */
 export const EditConfig = UNetConfig.extend({
   conditioning_embedding_out_channels: z.array(z.int().positive()).default([16, 32, 96, 256]),
   conditioning_channels: z.int().positive().default(3),
@@ -19,4 +20,5 @@ export const EditConfig = UNetConfig.extend({
   /** Number of task labels (port `task`), added to the time embedding; absent: none. */
   num_class_embeds: z.int().positive().nullish(),
 });
+/** An edit adapter's config with all defaults filled in. */
 export type EditConfig = z.infer<typeof EditConfig>;

@@ -26,6 +26,7 @@ import {
 
 import type { EditConfig } from './config.ts';
 
+/** What an edit adapter is made of. */
 export interface EditOptions {
   readonly name?: string;
   readonly config: EditConfig;

@@ -42,6 +42,7 @@ const Options = z.strictObject(
   ),
 );
 
+/** The plugin: adapters of the kind `edit`. */
 export default definePlugin({
   api: 1,
   contributes: {

@@ -60,6 +60,7 @@ function wordOf({ key, dialect }: Found, { metadata, path }: AdapterFile): strin
   return `<${metadata.name ?? basename(path, extname(path))}>`;
 }
 
+/** The plugin: adapters of the kind `textual-inversion`. */
 export default definePlugin({
   api: 1,
   contributes: {

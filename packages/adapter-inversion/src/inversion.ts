@@ -17,6 +17,7 @@ import {
   type Weights,
 } from '@attune/engine';
 
+/** A word and its vectors. */
 export interface InversionOptions {
   readonly name?: string;
   /** The word that prompts write. */

@@ -157,6 +157,10 @@ const full: Algorithm = {
 
 /** By name; where a module has leaves of two, the first one's count. */
 export const algorithms = { lora, loha, lokr, full } satisfies Record<string, Algorithm>;
+/**
+ * Low-rank matrices (LoRA, LoCon), their Hadamard or Kronecker products (LoHa, LoKr), or a plain difference.
+ * DoRA is a magnitude on top of any of them.
+ */
 export type AlgorithmName = keyof typeof algorithms;
 
 /** The algorithm of a module with these leaves. */

@@ -23,6 +23,7 @@ const Options = z.strictObject({
 /** The options that were given. */
 type Given = { [K in keyof z.infer<typeof Options>]?: NonNullable<z.infer<typeof Options>[K]> };
 
+/** The plugin: adapters of the kind `lora`. */
 export default definePlugin({
   api: 1,
   contributes: {

@@ -40,6 +40,10 @@ export interface Module {
   readonly leaves: ReadonlyMap<string, Shape>;
 }
 
+/**
+ * What an adapter of LoRA's family is made of: a loaded file (`readLora` gives these options), or nothing
+ * yet.
+ */
 export interface LoraOptions {
   readonly name?: string;
   /** What a fresh adapter is made of. Default `lora`. */

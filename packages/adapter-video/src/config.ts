@@ -2,6 +2,7 @@
 
 import { z } from 'zod';
 
+/** A MotionAdapter's config.json, and our own keys. Options of a stack entry have the same names. */
 export const VideoConfig = z.object({
   block_out_channels: z.array(z.int().positive()).default([320, 640, 1280, 1280]),
   motion_layers_per_block: z.union([z.int(), z.array(z.int())]).default(2),
@@ -24,4 +25,5 @@ export const VideoConfig = z.object({
   /** Width of the text that the second attention of each block reads; by default it reads the frames. */
   cross_attention_dim: z.int().positive().optional(),
 });
+/** A video adapter's config with all defaults filled in. */
 export type VideoConfig = z.infer<typeof VideoConfig>;

@@ -35,6 +35,7 @@ const samples = [
   },
 ];
 
+/** The plugin: adapters of the kind `video`. */
 export default definePlugin({
   api: 1,
   contributes: {

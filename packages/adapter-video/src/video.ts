@@ -8,6 +8,7 @@ import { firstFrameAttention, firstFramePort, widenedInput } from './first-frame
 import { originalName } from './original.ts';
 import { temporalTransformer } from './temporal.ts';
 
+/** What a video adapter is made of. */
 export interface VideoOptions {
   readonly name?: string;
   readonly config: VideoConfig;

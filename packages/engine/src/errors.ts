@@ -45,6 +45,10 @@ function distance(a: string, b: string): number {
   return row[b.length];
 }
 
+/**
+ * The error SHAPE_MISMATCH of an op whose operands have shapes that do not fit; `why` ends the sentence: `do
+ * not broadcast`.
+ */
 export const shapeMismatch = (
   op: string,
   a: readonly number[],
@@ -52,9 +56,17 @@ export const shapeMismatch = (
   why: string,
 ) => new AttuneError('SHAPE_MISMATCH', `${op}: [${a}] and [${b}] ${why}.`, { op, a, b });
 
+/**
+ * The error BAD_ARGUMENT of a call: `where` (the function), `what` is wrong with what it was given, and the
+ * way out.
+ */
 export const badArgument = (where: string, what: string, fix: string) =>
   new AttuneError('BAD_ARGUMENT', `${where}: ${what}; ${fix}.`, { where });
 
+/**
+ * The error BAD_FILE of a file that is not what it should be. `facts` is added to the error's own beside
+ * `file`.
+ */
 export const badFile = (
   file: string,
   what: string,

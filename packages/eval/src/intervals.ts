@@ -2,6 +2,7 @@
 
 import { AttuneError, type Rng } from '@attune/engine';
 
+/** A mean and how sure it is, in the unit of the values. */
 export interface Interval {
   /** Mean over clips, then over seeds. */
   readonly mean: number;
@@ -11,6 +12,7 @@ export interface Interval {
   readonly count: number;
 }
 
+/** Defaults: level 0.95, 2000 resamples. */
 export interface BootstrapOptions {
   /** Share of resamples inside. */
   readonly level?: number;

@@ -12,6 +12,7 @@ export interface Metric {
   readonly digits?: number;
 }
 
+/** One system. */
 export interface ReportRow {
   readonly name: string;
   /** By the metric's key. Absent or NaN: not measured. */
@@ -20,6 +21,7 @@ export interface ReportRow {
   readonly intervals?: Readonly<Record<string, { readonly low: number; readonly high: number }>>;
 }
 
+/** Systems by metrics. */
 export interface Report {
   readonly title: string;
   readonly metrics: readonly Metric[];

@@ -63,8 +63,10 @@ export const FakeConfig = z.strictObject({
   lr: z.number().positive().default(3e-4),
   betas: z.tuple([z.number(), z.number()]).default([0.9, 0.999]),
 });
+/** The same, checked. */
 export type FakeConfig = z.infer<typeof FakeConfig>;
 
+/** One teacher: its stack, what it is shown of the data, and the terms by which it pulls. */
 export const TeacherConfig = z.strictObject({
   stack: StackFile,
   view: View,
@@ -93,6 +95,7 @@ export const TeacherConfig = z.strictObject({
     })
     .prefault({}),
 });
+/** The same with all defaults filled in. */
 export type TeacherConfig = z.infer<typeof TeacherConfig>;
 
 /** Makes the field `first_frame` of the data: the latents of each clip's first frame as a teacher samples it. */
@@ -104,6 +107,10 @@ export const FirstFrameConfig = z.strictObject({
 });
 export type FirstFrameConfig = z.infer<typeof FirstFrameConfig>;
 
+/**
+ * A stretch of the steps, and which terms count in it. The paper has two: score distillation alone, then
+ * with critics.
+ */
 export const Phase = z.strictObject({
   /** First step that no longer belongs to it. */
   until: z.int().positive(),
@@ -113,8 +120,10 @@ export const Phase = z.strictObject({
   student: z.boolean().default(true),
 });
 
+/** The same with all defaults filled in. */
 export type Phase = z.infer<typeof Phase>;
 
+/** The `distill` part of a recipe. The optimiser is AdamW; `clip` is the largest global norm of a gradient. */
 export const DistillConfig = z
   .strictObject({
     student: z.strictObject({ stack: StackFile, view: View }),
@@ -204,4 +213,5 @@ export const DistillConfig = z
         message: 'a phase is adversarial, but no teacher has a critic',
       });
   });
+/** The same with all defaults filled in. */
 export type DistillConfig = z.infer<typeof DistillConfig>;

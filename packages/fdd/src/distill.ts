@@ -30,6 +30,7 @@ export interface DistillState extends Learner, Opponents {
   readonly step: number;
 }
 
+/** Figures of one optimiser step. */
 export interface DistillReport {
   readonly step: number;
   /** RMS of each teacher's SDS cotangent and of its critic's. */
@@ -45,6 +46,7 @@ export interface DistillReport {
   readonly skipped: boolean;
 }
 
+/** All that a distillation is made of. Stacks are materialized: every parameter has a value. */
 export interface Distillation {
   readonly student: Model;
   /** Stacks by teacher id, as the recipe names them. */
@@ -59,6 +61,10 @@ export interface Distillation {
   readonly pool?: string;
 }
 
+/**
+ * Runs from `from` (or from the student's own weights) to the end of the last phase; one turn for each
+ * optimiser step. The bytes of the states do not depend on how many lanes the runtime allows.
+ */
 export async function* distill(
   { student, teachers, fakes = {}, data, config, runtime, rng, pool }: Distillation,
   from?: DistillState,

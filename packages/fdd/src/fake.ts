@@ -14,6 +14,7 @@ import { type Denoiser, timeRange } from './teacher.ts';
 import { Trainee } from './trainee.ts';
 import type { DataBatch, View } from './view.ts';
 
+/** What a fake score found on generated latents. */
 export interface FakeTurn {
   /** Mean squared error of the velocity, over the draws. */
   readonly loss: number;
@@ -26,6 +27,7 @@ export interface ReadyFake extends Denoiser {
   learn(x0: F32Array, rng: Rng): Promise<FakeTurn>;
 }
 
+/** What a fake score is shown, and what it may keep. */
 export interface FakeOptions {
   /** The teacher's own view of the data. */
   readonly view: View;
@@ -34,6 +36,7 @@ export interface FakeOptions {
   readonly bytes: number;
 }
 
+/** Learns the score of what the student makes. Its parameters are arguments: who trains it owns them. */
 export class FakeScore {
   readonly #runner: ModelRunner;
   readonly #trainee: Trainee;
@@ -55,14 +58,17 @@ export class FakeScore {
     this.#config = config;
   }
 
+  /** Parameters that train. */
   get names(): readonly string[] {
     return this.#trainee.names;
   }
 
+  /** First values of what trains, copied: those of the teacher, so that the first residual is zero. */
   initial(): Record<string, Float32Array> {
     return this.#trainee.initial();
   }
 
+  /** Reads a batch under given parameters: prompts encoded, clip-rate parts run. */
   async ready(params: Params, batch: DataBatch): Promise<ReadyFake> {
     const { schedule } = this.#trainee;
     const { sweep, feeds, at: timed } = await this.#trainee.ready(params, batch);
@@ -104,6 +110,7 @@ export class FakeScore {
     };
   }
 
+  /** Releases its programs and its runner's. */
   async release(): Promise<void> {
     await this.#trainee.release();
     await this.#runner.release();

@@ -48,6 +48,10 @@ export interface FeatureTape {
   back(cotangents: Readonly<Record<string, F32Array>>): Promise<F32Array>;
 }
 
+/**
+ * A stack of which nothing trains. The constructor throws NO_SCHEDULE for a backbone that does not say its
+ * noise, TEACHER_TRAINS where an adapter trains.
+ */
 export class ModelTeacher {
   readonly id: string;
   readonly config: TeacherConfig;
@@ -75,6 +79,7 @@ export class ModelTeacher {
     this.#dims = dims;
   }
 
+  /** Clips and frames of a batch. */
   get rows(): Rows {
     return { B: this.#dims.B, F: this.#dims.F };
   }
@@ -116,6 +121,7 @@ export class ModelTeacher {
     });
   }
 
+  /** Releases its runner's programs. */
   release(): Promise<void> {
     return this.#runner.release();
   }

@@ -17,6 +17,7 @@ export interface RolloutStep {
 /** How gradients flow back: through every step, the last few, or without the chain through x. */
 export type GradSteps = 'all' | 'detach-input' | { readonly last: number };
 
+/** A generation, and what its way back needs. */
 export interface Rolled {
   /** The generated clean latents x′₀. */
   readonly latents: F32Array;

@@ -31,6 +31,7 @@ import { DistillConfig } from './config.ts';
 import { distill, type DistillReport, type DistillState } from './distill.ts';
 import { Candidates, type Choice, KeepBestConfig } from './keep-best.ts';
 
+/** A recipe of `attune distill`, parsed. Unknown keys are errors. */
 export const DistillRecipe = z.strictObject({
   distill: DistillConfig,
   /** What the student generates for: a plugin's data source with prompts. */
@@ -39,8 +40,10 @@ export const DistillRecipe = z.strictObject({
   /** Without it the last step is the result. */
   keep_best: KeepBestConfig.optional(),
 });
+/** A checked recipe with its defaults filled in. */
 export type DistillRecipe = z.infer<typeof DistillRecipe>;
 
+/** What a run needs beside its recipe. */
 export interface DistillRunOptions extends RunRequest<DistillReport> {
   readonly loader: PluginLoader;
   readonly runtime: Runtime;

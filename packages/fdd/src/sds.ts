@@ -23,6 +23,7 @@ export const weightings = {
   fantasia: ({ alpha, sigma }: Level) => alpha * alpha * sigma * sigma,
 } as const;
 
+/** The name of a weighting. */
 export type Weighting = keyof typeof weightings;
 
 /** x_t = α x₀ + σ ε, written into a fresh array. */

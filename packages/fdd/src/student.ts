@@ -35,6 +35,10 @@ export function drawTimes(
   }
 }
 
+/**
+ * Generates through k steps and gives gradients through all of them. The constructor throws NO_SCHEDULE,
+ * NOTHING_TRAINS, or BAD_CONFIG for more steps than the schedule has times.
+ */
 export class Student {
   readonly #trainee: Trainee;
   readonly #config: DistillConfig['rollout'];
@@ -57,18 +61,22 @@ export class Student {
     this.#config = config;
   }
 
+  /** The noise that it generates with. */
   get schedule(): NoiseSchedule {
     return this.#trainee.schedule;
   }
 
+  /** Parameters that train. */
   get names(): readonly string[] {
     return this.#trainee.names;
   }
 
+  /** The shape of a parameter that trains. */
   shapeOf(name: string): Shape {
     return this.#trainee.shapeOf(name);
   }
 
+  /** First values of what trains, copied. */
   initial(): Record<string, Float32Array> {
     return this.#trainee.initial();
   }
@@ -95,6 +103,7 @@ export class Student {
     return { rolled, back, times };
   }
 
+  /** Releases its programs. */
   release(): Promise<void> {
     return this.#trainee.release();
   }

@@ -13,6 +13,7 @@ export interface Denoiser {
   predict(noisy: F32Array, t: number): Promise<F32Array> | F32Array;
 }
 
+/** A teacher's score-distillation term. */
 export interface SdsOptions {
   readonly weighting: Weighting;
   /** a · λ of the paper: the teacher's weight times that of its SDS term; may be negative. */

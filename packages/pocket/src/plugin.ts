@@ -18,6 +18,7 @@ function stackFile(name: string): () => string {
   return () => join(stacksFolder(), `${name}.yaml`);
 }
 
+/** The plugin: the model `pocket`, its data, stacks, judges and suite. */
 export default definePlugin({
   api: 1,
   contributes: {

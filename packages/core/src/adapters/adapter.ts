@@ -34,6 +34,7 @@ export interface Port {
 /** Names of ports that editing knows how to feed. */
 export const portRoles = ['image', 'encoder_hidden_states', 'first_frame', 'task'] as const;
 
+/** The ports of an adapter by their own names, without the adapter's. */
 export type Ports = Readonly<Record<string, Port>>;
 
 /** The ports as tensors; reading one makes it an input of the program. */
@@ -46,11 +47,17 @@ export interface Tap {
   delta(value: Tensor, site: Site): Tensor;
 }
 
+/** What a file of an adapter holds that is no parameter, kept for when it is saved again. */
 export interface FileExtras {
   readonly metadata: Readonly<Record<string, string>>;
   readonly tensors: Readonly<Record<string, NDArray>>;
 }
 
+/**
+ * What is stacked on a model: where it acts, what it adds there, what it reads, and what it says about
+ * itself, so that stacks are checked before any weight is read. A plain object; `compose` puts it on a
+ * model. Its laws are checked by `@attune/core/testing`.
+ */
 export interface Adapter {
   /** Unique in its stack, without a dot, no net's name: the first part of its parameters' names. */
   readonly name: string;

@@ -229,6 +229,12 @@ export interface Inventory {
   readonly sites: ReadonlySet<string>;
 }
 
+/**
+ * Traces all nets of a model, adapters included, and lists what they ask for and visit.
+ *
+ * @throws NO_TARGET for an adapter that acts nowhere, with the nearest sites; ADAPTER_FAILED where its code
+ * throws
+ */
 export function inventory(model: Model, dims: Dims): Inventory {
   const params = new Map<string, ParamInfo>();
   const sites = new Set<string>();

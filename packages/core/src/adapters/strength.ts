@@ -30,6 +30,7 @@ export interface Modulation {
   readonly mask?: F32Array;
 }
 
+/** One strength: a number, or a number times what it varies over. */
 export type StrengthValue = number | Modulation;
 
 /** One strength, or one per address prefix (`{ default: 0.8, 'unet.up_blocks.1': { during: [0, 0.5] } }`). */

@@ -17,6 +17,7 @@ import {
   parseHubReference,
 } from './reference.ts';
 
+/** Variables of the environment by name. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 /** The folder of tokens and caches: HF_HOME, else `huggingface` in XDG_CACHE_HOME or ~/.cache. */
@@ -47,6 +48,7 @@ export interface RepoFolders {
   readonly locks: string;
 }
 
+/** The folders of a repository `owner/name` in a cache. They need not exist. */
 export function repoFolders(repo: string, cache: string = hubCache()): RepoFolders {
   const name = `models--${repo.replace('/', '--')}`;
   const folder = join(cache, name);

@@ -2,6 +2,7 @@
 
 import { AttuneError } from '@attune/engine';
 
+/** A parsed reference. */
 export interface HubReference {
   /** `owner/name`. */
   readonly repo: string;

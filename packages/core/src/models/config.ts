@@ -47,6 +47,7 @@ export const UNetConfig = z.looseObject({
   /** Side, or height and width, of the latents it was made for. */
   sample_size: z.union([count, z.tuple([count, count])]).nullish(),
 });
+/** A UNet's config with all defaults filled in, and keys that nothing reads left as they were. */
 export type UNetConfig = z.infer<typeof UNetConfig>;
 
 /** Keys that would change the result, with the values that do not. */
@@ -95,6 +96,7 @@ export const ClipTextConfig = z.looseObject({
   /** 2 is the legacy value: the end is then the largest id. */
   eos_token_id: z.int().default(49407),
 });
+/** A text encoder's config with all defaults filled in. */
 export type ClipTextConfig = z.infer<typeof ClipTextConfig>;
 
 /** AutoencoderKL. */
@@ -131,4 +133,5 @@ export const TinyVaeConfig = z.looseObject({
   scaling_factor: z.number().default(1),
   shift_factor: z.number().default(0),
 });
+/** A tiny autoencoder's config with all defaults filled in. */
 export type TinyVaeConfig = z.infer<typeof TinyVaeConfig>;

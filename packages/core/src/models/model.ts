@@ -7,6 +7,10 @@ import type { NoiseSchedule } from '../schedule/noise.ts';
 import type { Net } from './net.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
+/**
+ * A plain value: `compose` makes another one of it, nothing is changed in place. `loadModel` reads one from
+ * a folder or a file, `openStack` from a stack file.
+ */
 export interface Model {
   readonly nets: Readonly<Record<string, Net>>;
   /** Parameters of the nets by full name, and of the adapters under their names. */

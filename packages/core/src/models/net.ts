@@ -7,6 +7,7 @@ import type { Call, Scope } from '../nn/scope.ts';
 /** Sizes of a call: clips B, frames F, height H and width W, tokens L, rows of `timestep`, … */
 export type Dims = Readonly<Record<string, number>>;
 
+/** What one input of a net takes. */
 export interface InputType {
   readonly shape: Shape;
   /** Default `f32`. */
@@ -15,6 +16,10 @@ export interface InputType {
   readonly rate?: 'clip' | 'step';
 }
 
+/**
+ * A network as a function that is traced. The same net is traced anew for every size and every stack, so it
+ * keeps nothing between calls.
+ */
 export interface Net {
   /** The first part of its parameters' names. */
   readonly name: string;

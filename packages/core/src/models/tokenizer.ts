@@ -25,6 +25,7 @@ type Placed = AddedToken & { readonly id: number };
 /** Words kept with their ids; past this many the table starts afresh. */
 const CACHE_SIZE = 20_000;
 
+/** Byte-pair encoding as CLIP does it. Immutable; a tokenizer with more words is another one. */
 export class Tokenizer {
   readonly vocabulary: Vocabulary;
   readonly options: TokenizerOptions;
@@ -107,6 +108,7 @@ export class Tokenizer {
     return this.#added.get(token)?.id ?? this.vocabulary.ids.get(token);
   }
 
+  /** The token of an id, or undefined for an id past the end. */
   tokenOf(id: number): string | undefined {
     return this.#tokens.get(id);
   }

@@ -70,6 +70,7 @@ export function unet(config: UNetConfig): Net {
   };
 }
 
+/** What the first half of a UNet reads. Rows are 1, B or B·F throughout. */
 export interface EncoderInputs {
   readonly sample: Tensor;
   /** [1 | B | B·F]. */
@@ -81,6 +82,7 @@ export interface EncoderInputs {
   readonly timeAddend?: Tensor;
 }
 
+/** What the first half of a UNet hands to the second. */
 export interface Encoded {
   /** In encoder order; 0 is the output of `conv_in`. */
   readonly skips: readonly Tensor[];

@@ -9,7 +9,9 @@ const filled =
   (value: number): Init =>
   (_, shape) => ({ dtype: 'f32', shape, data: new Float32Array(sizeOf(shape)).fill(value) });
 
+/** All zero: for the last layer of an adapter, which then starts as the identity. */
 export const zeros: Init = filled(0);
+/** All one: for the scale of a norm. */
 export const ones: Init = filled(1);
 
 /** Uniform in ±1/√fanIn: PyTorch's default for linear and convolution layers. */

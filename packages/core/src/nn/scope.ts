@@ -55,6 +55,7 @@ export interface Site {
   readonly attention?: AttentionSite;
 }
 
+/** The layer behind a site. `apply` is for deltas that are another weight: apply(W′, b′) − output. */
 export interface LayerSite {
   readonly type: 'linear' | 'conv' | 'norm' | 'embedding';
   readonly x: Tensor;
@@ -66,6 +67,7 @@ export interface LayerSite {
   readonly apply: (weight: Tensor, bias?: Tensor) => Tensor;
 }
 
+/** The operands of an attention whose value, before the output projection, is the site's. */
 export interface AttentionSite {
   /** [rows, L, C], [rows', S, C] and [rows', S, C]; rows' may be fewer. */
   readonly q: Tensor;
@@ -92,6 +94,7 @@ export interface Added {
   readonly gate: Tensor | undefined;
 }
 
+/** A parameter that a trace asked for. */
 export interface ParamInfo {
   readonly name: string;
   readonly shape: Shape;
@@ -121,6 +124,7 @@ export class Trace {
     this.live = live;
   }
 
+  /** The parameter of a full name, made when it is first asked for. Throws PARAM_CLASH for another shape. */
   param(name: string, shape: Shape, init: Init): Tensor {
     const known = this.params.get(name);
     if (known) {
@@ -136,6 +140,10 @@ export class Trace {
     return tensor;
   }
 
+  /**
+   * Lets every tap that matches act on a value, in order, and returns what comes of it. Nets call
+   * `Scope.site` and `Scope.layer` instead.
+   */
   visit(
     kind: SiteKind,
     address: string,
@@ -248,6 +256,7 @@ export class Scope {
     return this.grid ? { grid: this.grid } : {};
   }
 
+  /** A place at which a program may be cut: between blocks, where few values are alive. */
   mark(): void {
     this.trace.mark();
   }

@@ -18,6 +18,10 @@ const spacing = ScheduleConfig.shape.timestep_spacing.unwrap().optional();
 const Grid = z.strictObject({ spacing, karras: z.boolean().default(false) });
 const steps = z.int().positive();
 
+/**
+ * The plugin that core is: objectives `autoencode`, `classify`, `denoise`; samplers `ddim`, `dpmpp-2m`,
+ * `euler`, `lcm`.
+ */
 export default definePlugin({
   api: apiVersion,
   contributes: {

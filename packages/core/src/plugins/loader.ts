@@ -23,6 +23,7 @@ type Contribution<K extends ContributionKind> = K extends keyof PluginContributi
   ? NonNullable<PluginContributions[K]>[string]
   : never;
 
+/** What a loader refuses. */
 export interface LoaderOptions {
   /** Refuse the code of plugins that declare the capability `network`. */
   readonly offline?: boolean;

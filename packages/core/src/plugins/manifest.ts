@@ -18,6 +18,7 @@ export const contributionKinds = [
   'suites',
   'stacks',
 ] as const;
+/** A key of `contributes`, in package.json and in the code. */
 export type ContributionKind = (typeof contributionKinds)[number];
 
 const Id = z.string().regex(/^[a-z][a-z0-9-]*$/, 'use lower-case letters, digits and -');
@@ -44,6 +45,7 @@ export const PluginManifest = z.strictObject({
   /** What it does beyond arithmetic: declared, shown, pinned; no sandbox is claimed. */
   capabilities: z.array(z.enum(['network', 'read-files', 'write-files'])).default([]),
 });
+/** A checked `attune` entry, `capabilities` filled in. */
 export type PluginManifest = z.infer<typeof PluginManifest>;
 
 /** A manifest with the package it came from. */

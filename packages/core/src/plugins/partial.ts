@@ -16,6 +16,7 @@ export interface Skipped {
   readonly lacking: readonly string[];
 }
 
+/** An adapter of what fits, and what was passed over for it. */
 export interface PartlyMade {
   readonly adapter: Adapter;
   /** Without what is unused, as far as the kind itself found it to be so. */

@@ -95,6 +95,7 @@ export interface AdapterKind<O = unknown> {
   merge?(request: MergeRequest): Written | Promise<Written>;
 }
 
+/** A file that is to be written in another dialect. */
 export interface WriteRequest {
   readonly file: AdapterFile;
   readonly model: Model;
@@ -104,6 +105,7 @@ export interface WriteRequest {
   readonly runtime: Runtime;
 }
 
+/** Files of one kind that are to become one. */
 export interface MergeRequest {
   readonly parts: readonly {
     /** Of the adapter. */
@@ -132,12 +134,14 @@ export interface Written {
 /** A source of training data. */
 export interface DataKind<O = unknown> {
   readonly options: z.ZodType<O>;
+  /** Makes the source. `model` is what is trained on it: its tokenizer, its latents. */
   create(options: O, model: Model): DataSource | Promise<DataSource>;
 }
 
 /** A training objective. */
 export interface ObjectiveKind<O = unknown> {
   readonly options: z.ZodType<O>;
+  /** Makes the objective. `model` is what is trained: its schedule, its latents. */
   create(options: O, model: Model): Objective;
 }
 
@@ -145,6 +149,7 @@ export interface ObjectiveKind<O = unknown> {
 export interface SamplerKind<O = unknown> {
   /** What `sampling: { sampler: { use: …, … } }` of a stack file may say beside `use`. */
   readonly options: z.ZodType<O>;
+  /** Makes the sampler. A plan that cannot be made of a schedule is an `AttuneError` at its call. */
   create(options: O): Sampler;
 }
 
@@ -180,6 +185,7 @@ export interface Contestant {
   readonly sampler: Sampler;
 }
 
+/** What a suite is run with. */
 export interface SuiteContext {
   readonly runtime: Runtime;
   /** Opens a stack, as `openStack`, with the plugins of the command. */
@@ -191,6 +197,7 @@ export interface SuiteContext {
 /** An evaluation: its own data, on which it runs and measures stacks. */
 export interface SuiteKind<O = unknown> {
   readonly options: z.ZodType<O>;
+  /** Measures the contestants on equal data with equal noise. */
   run(contestants: readonly Contestant[], options: O, context: SuiteContext): Promise<Verdict>;
 }
 
@@ -204,6 +211,10 @@ export interface Verdict {
   readonly order: readonly string[];
 }
 
+/**
+ * Contributions of each kind, by the last part of their ids: `gain` is `scope/gain`. package.json declares
+ * the same ids.
+ */
 export interface PluginContributions {
   readonly adapters?: Readonly<Record<string, AdapterKind>>;
   readonly data?: Readonly<Record<string, DataKind>>;
@@ -215,6 +226,7 @@ export interface PluginContributions {
   readonly stacks?: Readonly<Record<string, StackKind>>;
 }
 
+/** The default export of a plugin's main file. */
 export interface Plugin {
   /** The contract version its code was written for. */
   readonly api: number;
@@ -226,8 +238,13 @@ export const definePlugin = (plugin: Plugin): Plugin => plugin;
 
 /** Ties a kind's options to its `create`, then forgets their type. */
 export const adapterKind = <O>(kind: AdapterKind<O>): AdapterKind => kind;
+/** Ties a data source's options to its `create`, then forgets their type. */
 export const dataKind = <O>(kind: DataKind<O>): DataKind => kind;
+/** Ties an objective's options to its `create`, then forgets their type. */
 export const objectiveKind = <O>(kind: ObjectiveKind<O>): ObjectiveKind => kind;
+/** Ties a sampler's options to its `create`, then forgets their type. */
 export const samplerKind = <O>(kind: SamplerKind<O>): SamplerKind => kind;
+/** Ties the config of a family of nets to its `create`, then forgets its type. */
 export const netKind = <C>(kind: NetKind<C>): NetKind => kind;
+/** Ties a suite's options to its `run`, then forgets their type. */
 export const suiteKind = <O>(kind: SuiteKind<O>): SuiteKind => kind;

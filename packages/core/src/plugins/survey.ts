@@ -9,8 +9,13 @@ import { checkFile } from '../stack/schema.ts';
 import { createPartly, type Skipped } from './partial.ts';
 import type { AdapterFile, AdapterKind } from './plugin.ts';
 
+/**
+ * Whether a module of a file finds its place in the model: `unmatched` has none, `misshaped` one of another
+ * shape.
+ */
 export type ModuleFit = 'matched' | 'unmatched' | 'misshaped';
 
+/** A group of tensors of a file that belong together, such as the two matrices of a LoRA at one layer. */
 export interface SurveyedModule {
   /** As the file spells it. */
   readonly name: string;
@@ -22,6 +27,7 @@ export interface SurveyedModule {
   readonly alpha?: number;
 }
 
+/** What a file holds. */
 export interface Survey {
   readonly modules: readonly SurveyedModule[];
   /** What is passed over, where that is allowed. */

@@ -20,6 +20,7 @@ import {
 } from './texts.ts';
 import { type WindowSize, windows } from './window.ts';
 
+/** What an edit is to do, and how. */
 export interface EditRequest extends EditTexts {
   /** Other texts from later frames on; they come in over as many frames as windows share. */
   readonly later?: readonly LaterTexts[];

@@ -7,6 +7,7 @@ import type { Sampler } from '../schedule/sampler.ts';
 import type { ModelRunner } from './runner.ts';
 import { sample } from './sample.ts';
 
+/** How prompts are sampled. */
 export interface GenerateOptions {
   /** Default: DDIM. */
   readonly sampler?: Sampler;
@@ -25,6 +26,7 @@ export interface GenerateOptions {
   readonly onStep?: (done: number, of: number) => void;
 }
 
+/** Samples of prompts, not yet decoded. */
 export interface Generated {
   /** [B·F, C, H, W] */
   readonly latents: F32Array;

@@ -20,6 +20,10 @@ export interface GuidanceTerm {
   readonly scale: number;
 }
 
+/**
+ * How a net's outputs under several conditions become one prediction (classifier-free guidance, Ho &
+ * Salimans 2022).
+ */
 export interface Guidance {
   readonly convention: GuidanceConvention;
   /**

@@ -12,6 +12,7 @@ import type { Adjust } from './sample.ts';
  * `both`: the fusion, and the mean of its change for the other frames.
  */
 export const joins = ['correct', 'fuse', 'both'] as const;
+/** A way of joining windows. */
 export type Join = (typeof joins)[number];
 
 /** Share of the steps in which frames that are not shared are corrected, too. */

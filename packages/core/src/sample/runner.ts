@@ -16,12 +16,14 @@ import { mix } from '../schedule/forms.ts';
 
 type Feeds = Readonly<Record<string, NDArray>>;
 
+/** A compiled net of a model. */
 export interface Compiled {
   readonly program: Program;
   /** Strengths and live parameters, to be fed with every call. */
   readonly standing: Feeds;
 }
 
+/** Runs the nets of one model. Each call of other sizes compiles a program, kept until `release`. */
 export class ModelRunner {
   readonly model: Model;
   readonly runtime: Runtime;
@@ -94,6 +96,7 @@ export class ModelRunner {
     throw new AttuneError('NO_VAE', 'The model has no autoencoder.');
   }
 
+  /** Releases all programs. The next call compiles anew. */
   async release(): Promise<void> {
     for (const { program } of this.#programs.values()) await program.release();
     this.#programs.clear();

@@ -23,6 +23,7 @@ export type Adjust = (
 /** What each branch of the guidance is fed: `encoder_hidden_states` and ports. */
 export type Branches = Readonly<Record<string, Readonly<Record<string, NDArray>>>>;
 
+/** One run of a sampler. */
 export interface SampleRequest {
   /** Sizes of the latents: B, F, H, W and L. */
   readonly dims: Dims;

@@ -2,6 +2,7 @@
 
 import { badArgument } from '@attune/engine';
 
+/** One window over a clip. */
 export interface Window<T> {
   readonly frames: readonly T[];
   /** Number of its first frame in the clip. */
@@ -10,6 +11,7 @@ export interface Window<T> {
   readonly seen: number;
 }
 
+/** The size of windows, in frames; `size` is the larger. */
 export interface WindowSize {
   /** Frames that a model sees at once. */
   readonly size: number;

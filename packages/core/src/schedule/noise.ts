@@ -28,6 +28,7 @@ export const ScheduleConfig = z.looseObject({
   clip_sample: z.literal(false, 'latents must not be clipped; set it to false').default(false),
   use_flow_sigmas: z.literal(false, 'flow matching is not supported').default(false),
 });
+/** A scheduler config with all defaults filled in. */
 export type ScheduleConfig = z.infer<typeof ScheduleConfig>;
 /** What a net's output stands for. */
 export type PredictionType = ScheduleConfig['prediction_type'];

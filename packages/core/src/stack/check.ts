@@ -10,6 +10,7 @@ import { baseFamily } from '../plugins/survey.ts';
 import { NoiseSchedule, type ScheduleConfig, trainingPart } from '../schedule/noise.ts';
 import type { StackPart, StackParts } from './open.ts';
 
+/** What is wrong with a stack, in words for people. */
 export interface Finding {
   /** An error keeps a stack from being opened. */
   readonly level: 'error' | 'warning';
@@ -20,6 +21,7 @@ export interface Finding {
   readonly fix: string;
 }
 
+/** A finding as one sentence: what is wrong, then what to change. */
 export const findingText = ({ text, fix }: Finding): string => `${text}; ${fix}.`;
 
 /** What a stack is to be used for. */

@@ -25,6 +25,10 @@ export interface Interplay {
   readonly overlaps: readonly Overlap[];
 }
 
+/**
+ * How the adapters of a stack get on. Changes are relative: the norm of the difference over the norm of the
+ * outputs.
+ */
 export interface Interference {
   readonly adapters: readonly string[];
   /** Those that were compared, in the order of the net. */

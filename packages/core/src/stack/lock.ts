@@ -29,8 +29,10 @@ export const Proof = z.strictObject({
   /** Norm of its deltas in a block, relative to the values that they became part of. */
   blocks: z.record(z.string(), z.number()),
 });
+/** The load proof of one adapter. */
 export type Proof = z.infer<typeof Proof>;
 
+/** stack.lock.json. It names contents, by SHA-256, and never places, so that it can be shared. */
 export const StackLock = z.strictObject({
   version: z.literal(1),
   backbone: z.strictObject({ use: z.string(), license: License, files: Files }),
@@ -66,6 +68,7 @@ export const StackLock = z.strictObject({
   /** The load proof, and the fingerprint of what it was made with. */
   proof: z.strictObject({ of: z.string(), adapters: z.record(z.string(), Proof) }).optional(),
 });
+/** A checked lock. */
 export type StackLock = z.infer<typeof StackLock>;
 
 /** The place of a stack file's lock: stack.yaml has stack.lock.json. */

@@ -50,6 +50,7 @@ export const StackEntry = z.looseObject({
   /** The terms its weights come under, an SPDX identifier, where its file does not say. */
   license: z.string().optional(),
 });
+/** A checked entry: the keys above, and the options of its kind as they stand. */
 export type StackEntry = z.infer<typeof StackEntry>;
 
 /** The name of an entry's adapter: its own, or that of its kind. */
@@ -69,8 +70,10 @@ export const Sampling = z.strictObject({
   /** Of the source image. */
   image_guidance: z.number().default(1),
 });
+/** Sampling with all defaults filled in. */
 export type Sampling = z.infer<typeof Sampling>;
 
+/** A stack file, parsed. Unknown keys are errors; those of an adapter's entry are checked by its kind. */
 export const StackFile = z.strictObject({
   /** A model folder or a single-file checkpoint, relative to the stack file or `hf:…`, or a bundled model's id. */
   backbone: z.string(),
@@ -87,6 +90,7 @@ export const StackFile = z.strictObject({
   /** Which of the backbone's own parameters train (patterns over names). */
   train: z.array(z.string()).optional(),
 });
+/** A checked stack file with its defaults filled in. */
 export type StackFile = z.infer<typeof StackFile>;
 
 /** A stack as the text of its file, without what is the default. */

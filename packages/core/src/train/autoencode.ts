@@ -5,6 +5,7 @@ import { z } from 'zod';
 
 import { type Objective, rowNormals } from './objective.ts';
 
+/** What a recipe may say under `objective: { use: autoencode }`. */
 export const AutoencodeOptions = z.strictObject({
   encoder: z.string().default('vae_encoder'),
   decoder: z.string().default('vae_decoder'),
@@ -19,6 +20,7 @@ export const AutoencodeOptions = z.strictObject({
   /** The pixels' range is [-1, 1] (KL autoencoders) or [0, 1] (tiny ones). */
   range: z.enum(['signed', 'unit']).default('signed'),
 });
+/** Those options with their defaults filled in. */
 export type AutoencodeOptions = z.infer<typeof AutoencodeOptions>;
 
 /** Input: `pixels` [N, 3, H, W]. */

@@ -28,6 +28,7 @@ const Manifest = z.strictObject({
   files: z.record(z.string(), z.strictObject({ bytes: z.int(), sha256: z.string() })),
 });
 
+/** All that a run needs to go on as if it had never stopped. */
 export interface Checkpoint {
   readonly step: number;
   /** Named arrays by file: `params`, `ema`, `optimizer`, … */

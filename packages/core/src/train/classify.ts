@@ -22,12 +22,14 @@ import type { Objective } from './objective.ts';
 /** Outputs of a net with this prefix are heads: unnormalised log-probabilities [N, classes]. */
 const prefix = 'logits.';
 
+/** What a recipe may say under `objective: { use: classify }`. */
 export const ClassifyOptions = z.strictObject({
   /** Reads `pixels`; its outputs `logits.<head>` are the heads. */
   net: z.string(),
   /** Weights of heads in the loss; 1 by default. */
   weights: z.record(z.string(), z.number().nonnegative()).default({}),
 });
+/** Those options with their defaults filled in. */
 export type ClassifyOptions = z.infer<typeof ClassifyOptions>;
 
 /** Inputs: the net's own and `label.<head>` i64 [N]; a label of −1 stands for an unknown one. */

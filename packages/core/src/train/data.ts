@@ -4,6 +4,10 @@ import type { NDArray, Rng } from '@attune/engine';
 
 import type { Dims } from '../models/net.ts';
 
+/**
+ * Where samples come from. It keeps no place: sample n is the same whenever and beside whatever it is asked
+ * for, so that a resumed run goes on exactly.
+ */
 export interface DataSource {
   /** Sizes of one sample that an objective needs: H, W, F, L, classes, … */
   readonly dims: Dims;

@@ -20,6 +20,7 @@ import { lift } from '../nn/rows.ts';
 import type { NoiseSchedule } from '../schedule/noise.ts';
 import { type Objective, rowNormals } from './objective.ts';
 
+/** What a recipe may say under `objective: { use: denoise }`. */
 export const DenoiseOptions = z.strictObject({
   net: z.string().default('unet'),
   /** Encodes `pixels` inside the step; without it the data gives `latents`. */
@@ -33,6 +34,7 @@ export const DenoiseOptions = z.strictObject({
   /** Moves the times towards the noise, where layout and motion are decided; 1 leaves them uniform. */
   shift: z.number().positive().default(1),
 });
+/** Those options with their defaults filled in. */
 export type DenoiseOptions = z.infer<typeof DenoiseOptions>;
 
 /**

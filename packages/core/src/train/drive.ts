@@ -51,6 +51,7 @@ export interface Driven<State, Report> extends RunRequest<Report> {
   ): void | Promise<void>;
 }
 
+/** How a run ended: whole, or at a signal. `path` is the run's folder. */
 export interface Outcome<State> {
   readonly state: State;
   readonly complete: boolean;

@@ -7,6 +7,7 @@ import type { Arrays, OptimState } from './optim.ts';
 /** Trainable parameters by name. */
 export type Params = Arrays;
 
+/** Trainable parameters with the state of their optimiser. */
 export interface Learner {
   readonly params: Params;
   readonly optimizer: OptimState;

@@ -5,6 +5,7 @@ import type { NDArray, Rng, Shape, Tensor } from '@attune/engine';
 import type { NetRunner } from '../adapters/compose.ts';
 import type { Dims } from '../models/net.ts';
 
+/** What a training minimises. */
 export interface Objective {
   /** The loss (a scalar) and figures for the log, traced into one graph with its gradient. */
   trace(run: NetRunner, dims: Dims): { loss: Tensor; metrics?: Readonly<Record<string, Tensor>> };

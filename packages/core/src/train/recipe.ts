@@ -16,6 +16,7 @@ export const Samples = z.strictObject({
 });
 export type Samples = z.infer<typeof Samples>;
 
+/** A training recipe, parsed. Unknown keys are errors. */
 export const TrainRecipe = z.strictObject({
   /** What trains is marked in the stack: `train` of the backbone or of an adapter. */
   stack: StackFile,
@@ -32,4 +33,5 @@ export const TrainRecipe = z.strictObject({
   /** Steps per line of the log. */
   log_every: z.int().positive().default(10),
 });
+/** A checked recipe with its defaults filled in. */
 export type TrainRecipe = z.infer<typeof TrainRecipe>;

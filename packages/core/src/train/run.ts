@@ -15,6 +15,7 @@ import { type Gradients, TrainStep } from './step.ts';
 /** An id of a plugin's contribution with its options. */
 export const Use = z.looseObject({ use: z.string() });
 
+/** The `train` part of a recipe. The optimiser is AdamW (Loshchilov & Hutter 2019); `warmup` counts steps. */
 export const TrainConfig = z.strictObject({
   steps: z.int().positive(),
   /** Samples per optimiser step. */
@@ -44,6 +45,7 @@ export const TrainConfig = z.strictObject({
     })
     .optional(),
 });
+/** Those settings with their defaults filled in. */
 export type TrainConfig = z.infer<typeof TrainConfig>;
 
 /** Everything that changes during a run; passing it back resumes exactly. */
@@ -52,6 +54,7 @@ export interface TrainState extends Learner {
   readonly step: number;
 }
 
+/** Figures of one optimiser step; `loss` and `metrics` are means over its samples. */
 export interface StepReport {
   readonly step: number;
   readonly loss: number;

@@ -68,9 +68,13 @@ export const constant = (array: NDArray): Tensor => constantOp([], { array });
 export const scalar = (value: number): Tensor =>
   constant({ dtype: 'f32', shape: [], data: Float32Array.of(value) });
 
+/** Whether a tensor is given and not computed: an input, a parameter or a constant. */
 export const isLeaf = (t: Tensor): boolean => isInput(t) || isParam(t) || isConstant(t);
+/** Whether a tensor is a literal array. */
 export const isConstant = (t: Tensor): boolean => t.op.name === 'constant';
+/** Whether a tensor is fed at every run, under the name in its `attrs`. */
 export const isInput = (t: Tensor): t is Tensor<InputAttrs> => t.op.name === 'input';
+/** Whether a tensor is a named weight, frozen or live. */
 export const isParam = (t: Tensor): t is Tensor<ParamAttrs> => t.op.name === 'param';
 /** A weight that is an initialiser of every program. */
 export const isFrozen = (t: Tensor): boolean => isParam(t) && !t.attrs.live;

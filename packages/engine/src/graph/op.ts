@@ -20,6 +20,7 @@ export interface Emitter {
   node(type: string, inputs: readonly Value[], attrs?: OnnxAttrs): Value;
   /** Appends a node with `count` outputs. */
   nodes(type: string, inputs: readonly Value[], attrs: OnnxAttrs, count: number): Value[];
+  /** An array as an initialiser; equal ones are written once. */
   constant(array: NDArray): Value;
   /** An f32 scalar. */
   scalar(value: number): Value;
@@ -31,9 +32,14 @@ export interface Emitter {
   extras(node: Tensor, values: readonly Value[]): void;
 }
 
+/** All that the engine knows about an op. `A` is the type of its attributes (`null`: it has none). */
 export interface OpRule<A> {
   /** The result's shape, with its dtype where that is not the first input's. Throws on misfits. */
   shape(inputs: readonly Tensor[], attrs: A): Shape | { shape: Shape; dtype: DType };
+  /**
+   * Writes the nodes that compute it (ai.onnx, opset 21) and returns the name of the result. `inputs` are
+   * the names of the operands, in order; shapes and attributes are read from `node`.
+   */
   onnx(emit: Emitter, inputs: readonly Value[], node: Tensor<A>): Value;
   /**
    * One cotangent per input, shaped like it; null where none flows on purpose.
@@ -48,6 +54,7 @@ export interface OpRule<A> {
   cheap?: boolean;
 }
 
+/** An op under its name, as a tensor refers to it. */
 export interface Op extends OpRule<unknown> {
   readonly name: string;
 }
@@ -55,6 +62,10 @@ export interface Op extends OpRule<unknown> {
 /** Builds nodes of one op. */
 export type OpBuilder<A> = (inputs: readonly Tensor[], attrs: A) => Tensor;
 
+/**
+ * Makes an op from its rule. The function that comes back builds its nodes: it asks `rule.shape` at once,
+ * which throws for operands that do not fit, and computes nothing else. `name` is what `show` prints.
+ */
 export function defineOp<A = null>(name: string, rule: OpRule<A>): OpBuilder<A> {
   const op = { name, ...rule } as Op;
   return (inputs, attrs) => {

@@ -12,6 +12,7 @@ export interface Traced {
   readonly marks: readonly number[];
 }
 
+/** A piece of a graph that runs as one model. */
 export interface Segment {
   readonly rate: 'clip' | 'step';
   /** Values of earlier segments that are read here. */
@@ -20,6 +21,7 @@ export interface Segment {
   readonly outputs: readonly Tensor[];
 }
 
+/** How finely a graph is cut. */
 export interface PlanOptions {
   /** At most this many segments of each rate, or one per run of nodes between marks. Default 1. */
   readonly segments?: number | 'marks';

@@ -2,8 +2,10 @@
 
 import { AttuneError, shapeMismatch } from '../errors.ts';
 
+/** Lengths of the axes, outermost first; [] is a scalar. */
 export type Shape = readonly number[];
 
+/** Whether two shapes have the same axes. Nothing is broadcast. */
 export const sameShape = (a: Shape, b: Shape): boolean =>
   a.length === b.length && a.every((dim, i) => dim === b[i]);
 

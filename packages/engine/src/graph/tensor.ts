@@ -26,6 +26,7 @@ export class Tensor<A = unknown> {
     this.dtype = dtype;
   }
 
+  /** Number of axes; 0 for a scalar. */
   get rank(): number {
     return this.shape.length;
   }

@@ -12,6 +12,7 @@ import { bytesOf, type NDArray } from '../runtime/array.ts';
 import type { WeightEntry } from '../weights/store.ts';
 import { modelProto, nodeProto, tensorProto, valueInfo } from './proto.ts';
 
+/** A piece of a graph, and how it is to be written. */
 export interface EmitRequest {
   /** The values to compute. */
   readonly outputs: readonly Tensor[];
@@ -31,6 +32,7 @@ export interface EmitRequest {
   readonly metadata?: Readonly<Record<string, string>>;
 }
 
+/** A written model, and the names by which it is run. */
 export interface Emitted {
   readonly model: Uint8Array;
   /** What the model must be fed, by name: leaves and boundary values. */
@@ -39,6 +41,12 @@ export interface Emitted {
   readonly outputs: readonly string[];
 }
 
+/**
+ * Writes the nodes that `outputs` need, as far as `boundary` and `stored`, as one ONNX model: opset 21,
+ * static shapes, equal nodes once, weights by their place in their own files where they have one.
+ *
+ * @throws NAME_CLASH where one name stands for two values, WEIGHT_SHAPE for a weight of another shape
+ */
 export function emit(request: EmitRequest): Emitted {
   const graph = new GraphEmitter(request);
   const values = new Map<Tensor, Value>();

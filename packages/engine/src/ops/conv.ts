@@ -7,6 +7,7 @@ import { sameShape, type Shape } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import { flipKernel, sum } from './structural.ts';
 
+/** How a kernel goes over an image, the same in both directions but for the pads. */
 export interface ConvAttrs {
   readonly stride: number;
   /** Zeros on [top, left, bottom, right]. */

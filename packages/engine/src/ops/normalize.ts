@@ -78,6 +78,7 @@ const softmaxOp = defineOp<{ axis: number }>('softmax', {
   },
 });
 
+/** exp(x) / Σ exp(x) along one axis. */
 export const softmax = (x: Tensor, axis = -1): Tensor =>
   softmaxOp([x], { axis: axisOf('softmax', axis, x.shape) });
 

@@ -220,6 +220,7 @@ export const onnxType: Readonly<Record<DType, number>> = {
   bf16: 16,
 };
 
+/** x with another element type. Gradients pass between float types, as f32; integers and bools carry none. */
 export const cast = (x: Tensor, dtype: DType): Tensor =>
   x.dtype === dtype ? x : castOp([x], { dtype });
 

@@ -5,6 +5,10 @@ import { AttuneError } from '../errors.ts';
 /** Element types. f16 and bf16 are storage formats, kept as raw 16-bit words; arithmetic is f32. */
 export type DType = 'f32' | 'f16' | 'bf16' | 'f64' | 'i64' | 'i32' | 'u8' | 'bool';
 
+/**
+ * The memory behind an array, by its `dtype`: f32 Float32Array, f16 and bf16 Uint16Array, f64 Float64Array,
+ * i64 BigInt64Array, i32 Int32Array, u8 and bool Uint8Array.
+ */
 export type TypedArray =
   | Float32Array
   | Uint16Array
@@ -23,6 +27,7 @@ export interface NDArray<T extends TypedArray = TypedArray> {
 /** An f32 array, the type of all activations and gradients. */
 export type F32Array = NDArray<Float32Array>;
 
+/** Bytes of one value. */
 export const itemSize: Readonly<Record<DType, number>> = {
   f32: 4,
   f16: 2,
@@ -73,6 +78,7 @@ export function i64(data: readonly number[], shape: readonly number[]): NDArray<
   return { dtype: 'i64', shape, data: BigInt64Array.from(data, (value) => BigInt(value)) };
 }
 
+/** An array of zeros, f32 unless told otherwise. */
 export function zeros(shape: readonly number[], dtype: DType = 'f32'): NDArray {
   return { dtype, shape, data: new arrayTypes[dtype](sizeOf(shape)) };
 }

@@ -9,6 +9,7 @@ import type { DType, NDArray } from './array.ts';
 import { type FixedValues, sharedFixed } from './fixed.ts';
 import type { Profile, Runtime, Session } from './runtime.ts';
 
+/** Arrays for the inputs and live parameters of a program, by name. */
 export type Feeds = Readonly<Record<string, NDArray>>;
 export type Values = ReadonlyMap<Tensor, NDArray>;
 

@@ -80,6 +80,7 @@ export class Program {
     return this.step(await this.clip(feeds), feeds);
   }
 
+  /** The program's outputs by name, out of the values that its segments made. */
   results(values: Values): Record<string, NDArray> {
     return Object.fromEntries(
       Object.entries(this.outputs).map(([name, t]) => [name, values.get(t)!]),
@@ -107,6 +108,7 @@ export class Program {
     return new Sweep(this, this.#forward, targets, remat);
   }
 
+  /** Releases all sessions, those of the sweeps included. The next run makes new ones. */
   async release(): Promise<void> {
     for (const part of this.#parts) await part.release();
   }

@@ -13,8 +13,10 @@ import type { DType, NDArray } from './array.ts';
  */
 export type Profile = 'mapped' | 'prepacked';
 
+/** What ONNX Runtime computes on: the name of its execution provider. */
 export type Device = 'cpu' | 'cuda' | 'webgpu' | 'dml' | 'coreml';
 
+/** A loaded model. */
 export interface Session {
   /** Runs the model. Inputs are read in place; outputs are fresh arrays. */
   /** `spent` names feeds that the caller does not use again: a runtime may take their memory. */
@@ -27,6 +29,7 @@ export interface Session {
   release(): Promise<void>;
 }
 
+/** What runs models. `OrtRuntime` is the one that this package has. */
 export interface Runtime {
   /** The profile of every program; undefined: each program's as the size of its weights says. */
   readonly profile: Profile | undefined;
@@ -43,6 +46,7 @@ export interface Runtime {
   release(): Promise<void>;
 }
 
+/** Settings of an `OrtRuntime`. */
 export interface RuntimeOptions {
   /** Default: each program's as the size of its weights says. */
   readonly profile?: Profile;

@@ -19,6 +19,7 @@ import {
 } from './runtime.ts';
 import { ThreadRuntime } from './thread.ts';
 
+/** onnxruntime-node in this process. The library is imported at the first `load`. */
 export class OrtRuntime implements Runtime {
   readonly profile: Profile | undefined;
   readonly threads: number;
@@ -33,6 +34,7 @@ export class OrtRuntime implements Runtime {
     this.device = device;
   }
 
+  /** @throws RUNTIME for a model that ONNX Runtime refuses, DEVICE_MISSING where the device cannot be used */
   async load(model: Uint8Array | string, profile?: Profile): Promise<Session> {
     const api = await import('onnxruntime-node');
     await breathe();
@@ -56,10 +58,12 @@ export class OrtRuntime implements Runtime {
     return session;
   }
 
+  /** Sessions on a worker thread, one thread inside an op: for work that shares nothing, side by side. */
   fork(): Runtime {
     return new ThreadRuntime(this);
   }
 
+  /** Releases every session that is still alive. The runtime can be used again. */
   async release(): Promise<void> {
     for (const session of this.#alive) await session.release();
   }

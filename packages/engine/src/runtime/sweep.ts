@@ -59,6 +59,11 @@ interface Backward {
   readonly grads: readonly Tensor[];
 }
 
+/**
+ * The backward pass of a program, made with `Program.sweep`. A rollout of k steps is: `clip` once, `step` k
+ * times, then `back` for the steps in reverse with one `bar` for all, and `finish` once. For a single call
+ * there is `run`.
+ */
 export class Sweep {
   readonly #program: Program;
   readonly #forward: readonly Part[];

@@ -58,6 +58,7 @@ export async function evaluate(
   }
 }
 
+/** What `checkGrad` found. */
 export interface GradCheck {
   /** Directional derivative by automatic differentiation and by central differences. */
   readonly exact: number;
@@ -66,6 +67,7 @@ export interface GradCheck {
   readonly relative: number;
 }
 
+/** How `checkGrad` draws and steps. */
 export interface GradCheckOptions {
   /** Step of the central difference. */
   readonly eps?: number;

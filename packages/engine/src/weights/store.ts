@@ -18,6 +18,7 @@ export interface WeightEntry {
   readonly source:
     | { readonly file: string; readonly offset: number; readonly length: number }
     | undefined;
+  /** The values, freshly read where they lie in a file. */
   load(): NDArray;
 }
 
@@ -120,14 +121,17 @@ export class Weights {
     return Weights.overlay(...parts);
   }
 
+  /** Number of weights. */
   get size(): number {
     return this.#entries.size;
   }
 
+  /** Whether there is a weight of this name. */
   has(name: string): boolean {
     return this.#entries.has(name);
   }
 
+  /** All names, in the order of the file or of the parts that the set was made of. */
   names(): IterableIterator<string> {
     return this.#entries.keys();
   }

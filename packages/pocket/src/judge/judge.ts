@@ -15,6 +15,7 @@ export type Seen = Readonly<Record<Head, readonly number[]>>;
 /** Frames at a time; any number of frames is padded up to a multiple by the last one. */
 const BATCH = 25;
 
+/** A trained classifier of frames. */
 export class Judge {
   readonly #runner: ModelRunner;
   readonly #net: string;
@@ -85,6 +86,7 @@ export class Judge {
     }
   }
 
+  /** Releases its programs. */
   release(): Promise<void> {
     return this.#runner.release();
   }

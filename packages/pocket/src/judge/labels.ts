@@ -25,7 +25,9 @@ export const HEADS = {
   global: ['none', ...GLOBALS],
 } as const satisfies Readonly<Record<string, readonly string[]>>;
 
+/** A question. */
 export type Head = keyof typeof HEADS;
+/** All questions, in the order of HEADS. */
 export const HEAD_NAMES = Object.keys(HEADS) as readonly Head[];
 
 /** The class of a scene under one head, as an index. */

@@ -10,6 +10,7 @@ import { z } from 'zod';
 
 import { HEADS } from './labels.ts';
 
+/** config.json of a judge. */
 export const ClassifierConfig = z.object({
   in_channels: z.int().positive().default(3),
   /** Widths of the levels; each after the first halves the sides. */
@@ -22,6 +23,7 @@ export const ClassifierConfig = z.object({
   hidden_size: z.int().positive(),
   norm_num_groups: z.int().positive().default(8),
 });
+/** A judge's config with its defaults filled in. */
 export type ClassifierConfig = z.infer<typeof ClassifierConfig>;
 
 const eps = 1e-5;

@@ -49,6 +49,7 @@ export const metrics = [
   { key: 'first', label: 'edit success, frame 0', unit: '%', digits: 1 },
 ] as const satisfies readonly Metric[];
 
+/** One value for each of `metrics`, in its unit. NaN: the task says nothing about it. */
 export type Scores = Readonly<Record<(typeof metrics)[number]['key'], number>>;
 
 /** Both judges. The feature net decides nothing but `feature`, so that no score leans on another. */
@@ -95,6 +96,7 @@ export class Scorer {
     };
   }
 
+  /** Releases both judges. */
   async release(): Promise<void> {
     await this.#judge.release();
     await this.#features.release();

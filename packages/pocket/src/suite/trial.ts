@@ -14,6 +14,7 @@ const streams = { validation: 900_101, test: 900_201, demo: 900_401 } as const;
 /** Settings are chosen on `validation`; `test` is for what is reported, once; `demo` is shown. */
 export type Split = keyof typeof streams;
 
+/** An edit of one clip: `source` goes in, `target` is what should come out, exactly. */
 export interface Trial {
   readonly id: number;
   readonly edit: Edit;
@@ -39,8 +40,9 @@ export function trialOf(split: Split, id: number, tasks: readonly TaskName[] = T
 /** Frames of a clip as [F, 3, H, W]. */
 export const framesOf = ({ frames }: Clip): F32Array => array(frames, [FRAMES, 3, SIDE, SIDE]);
 
-/** Exact flow of a clip as [F − 1, 2, H, W], and its object's opacity as [F, H, W]. */
+/** Exact flow of a clip, [F − 1, 2, H, W] in pixels: see `Clip`. */
 export const flowOf = ({ flow }: Clip): F32Array => array(flow, [FRAMES - 1, 2, SIDE, SIDE]);
+/** Opacity of a clip's object, [F, H, W] in [0, 1]. */
 export const masksOf = ({ masks }: Clip): F32Array => array(masks, [FRAMES, SIDE, SIDE]);
 
 const array = (data: Float32Array, shape: readonly number[]): F32Array => ({

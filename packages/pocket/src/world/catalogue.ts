@@ -34,8 +34,11 @@ export const OBJECTS = [
 /** Subjects of the held-out LoRAs. */
 export const HELD_OUT_OBJECTS = ['dog', 'robot'] as const;
 
+/** What the tasks `add` and `remove` put on an object and take off. */
 export const HATS = ['top hat', 'crown', 'cap', 'sun hat', 'helmet'] as const;
+/** What an object can be made of. */
 export const TEXTURES = ['golden', 'icy', 'stone'] as const;
+/** What is behind an object. */
 export const BACKGROUNDS = [
   'beach',
   'meadow',
@@ -52,7 +55,9 @@ export const STYLES = ['pixel art'] as const;
 /** Styles of the held-out LoRAs. */
 export const HELD_OUT_STYLES = ['line art', 'sticker'] as const;
 
+/** Changes of a whole picture. */
 export const GLOBALS = ['night', 'fog', 'sepia'] as const;
+/** How an object moves through a clip. */
 export const MOTIONS = ['left', 'right', 'bounce', 'grow', 'shrink', 'spin', 'still'] as const;
 /** Colours of the segmentation task. */
 export const PAINTS = ['red', 'green', 'blue'] as const;
@@ -70,14 +75,23 @@ export const TASKS = [
 /** Tasks that are only ever composed, never trained on. */
 export const HELD_OUT_TASKS = ['segment', 'sketch'] as const;
 
+/** An object, held-out ones included. */
 export type ObjectName = (typeof OBJECTS)[number] | (typeof HELD_OUT_OBJECTS)[number];
+/** One of HATS. */
 export type HatName = (typeof HATS)[number];
+/** One of TEXTURES. */
 export type TextureName = (typeof TEXTURES)[number];
+/** One of BACKGROUNDS. */
 export type BackgroundName = (typeof BACKGROUNDS)[number];
+/** A style, held-out ones included. */
 export type StyleName = (typeof STYLES)[number] | (typeof HELD_OUT_STYLES)[number];
+/** One of GLOBALS. */
 export type GlobalName = (typeof GLOBALS)[number];
+/** One of MOTIONS. */
 export type MotionName = (typeof MOTIONS)[number];
+/** One of PAINTS. */
 export type PaintName = (typeof PAINTS)[number];
+/** A task, held-out ones included. */
 export type TaskName = (typeof TASKS)[number] | (typeof HELD_OUT_TASKS)[number];
 
 /** Where a hat sits: its brim's centre and width in units of the object's box, and its tilt in degrees, clockwise. */
