@@ -20,7 +20,7 @@ export interface Trial {
   readonly edit: Edit;
   readonly source: Clip;
   readonly target: Clip;
-  /** [F, H, W]: 1 where the edit changes anything. */
+  /** 1 where the edit changes anything, else 0; [F, H, W]. */
   readonly mask: F32Array;
 }
 
