@@ -175,7 +175,8 @@ const made = new Map();
 for (const page of pages) {
   const before = readFileSync(page, 'utf8');
   const blocks = [...before.matchAll(block)];
-  if (blocks.length === 0) throw new Error(`${page} has no <!-- table: NAME --> … <!-- /table -->.`);
+  if (blocks.length === 0)
+    throw new Error(`${page} has no <!-- table: NAME --> … <!-- /table -->.`);
   for (const [, , name] of blocks) {
     if (!tables[name])
       throw new Error(`${page}: no table ${name}; there are ${Object.keys(tables).join(', ')}.`);

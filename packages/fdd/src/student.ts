@@ -89,6 +89,7 @@ export class Student {
     rng: Rng,
   ): Promise<{
     rolled: Rolled;
+    /** Takes the cotangent of the generated latents x′₀, once. */
     back: (cotangent: F32Array) => Promise<SweptBack>;
     times: number[];
   }> {

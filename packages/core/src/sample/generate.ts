@@ -23,6 +23,7 @@ export interface GenerateOptions {
   readonly frames?: number;
   /** Side of the latents. Default: what the backbone was made for. */
   readonly side?: number;
+  /** Called after each sampling step with its number, from 1; throwing stops the run. */
   readonly onStep?: (done: number, of: number) => void;
 }
 

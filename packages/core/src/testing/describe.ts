@@ -6,7 +6,9 @@ import { type Declared, judge, laws, type MakeAdapter, subjectOf } from './check
 
 /** Vitest's, Jest's or node:test's: core depends on none of them. */
 export interface TestRunner {
+  /** Groups the tests that `body` makes. */
   readonly describe: (name: string, body: () => void) => unknown;
+  /** One test: it fails where `body` rejects. `timeout` is in milliseconds. */
   readonly test: (name: string, body: () => Promise<void>, timeout?: number) => unknown;
 }
 

@@ -28,6 +28,7 @@ export interface RunRequest<Report> {
   readonly resume?: boolean;
   /** Stops after the step in which it fires; a checkpoint is written first. */
   readonly signal?: AbortSignal;
+  /** Called after each step, before its checkpoint is written. */
   readonly onStep?: (report: Report) => void;
 }
 

@@ -9,7 +9,11 @@ import type { Runtime } from '@attune/engine';
 export function sideBySide(
   runtime: Runtime,
   count: number,
-): { readonly runtimes: readonly Runtime[]; readonly release: () => Promise<void> } {
+): {
+  readonly runtimes: readonly Runtime[];
+  /** Ends the forks' threads; `runtime` itself stays. */
+  readonly release: () => Promise<void>;
+} {
   let side = Math.min(count, runtime.threads);
   while (count % side) side--;
   if (side === 1) return { runtimes: [runtime], release: async () => {} };

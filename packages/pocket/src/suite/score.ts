@@ -71,7 +71,11 @@ export class Scorer {
     );
   }
 
-  /** @param frames the edited clip [F, 3, H, W] in [0, 1] */
+  /**
+   * Scores an edited clip against its trial's truth.
+   *
+   * @param frames the edited clip [F, 3, H, W] in [0, 1]
+   */
   async score({ edit, target, mask }: Trial, frames: F32Array): Promise<Scores> {
     const truth = framesOf(target);
     const seen = await this.#judge.see(frames);
