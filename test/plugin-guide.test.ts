@@ -93,10 +93,10 @@ test('a project that depends on it stacks it', { timeout: 300_000 }, () => {
   expect(adapters.map(({ kind }) => kind)).toEqual(['acme/squeeze']);
 });
 
-describe('beside the package', () => {
-  const built = (name: string): Promise<unknown> =>
-    import(pathToFileURL(join(author, 'dist', name)).href);
+const built = (name: string): Promise<unknown> =>
+  import(pathToFileURL(join(author, 'dist', name)).href);
 
+describe('beside the package', () => {
   test('the manifest is one that the checks accept', async () => {
     const { readManifest } = await import('../packages/core/src/plugins/manifest.ts');
     const found = readManifest(JSON.parse(files.get('manifest.json')!), author);
