@@ -8,7 +8,7 @@
  */
 
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, realpathSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, realpathSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 
@@ -63,7 +63,7 @@ function bytesBelow(folder) {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const path = join(folder, entry.name);
     if (entry.isDirectory()) bytes += entry.name === 'node_modules' ? 0 : bytesBelow(path);
-    else if (entry.isFile()) bytes += readFileSync(path).length;
+    else if (entry.isFile()) bytes += statSync(path).size;
   }
   return bytes;
 }

@@ -31,7 +31,9 @@ test(
   { timeout: 300_000 },
   () => {
     const page = join(mkdtempSync(join(tmpdir(), 'page-')), 'page.md');
-    const text = readFileSync('docs/packages.md', 'utf8');
+    const whole = readFileSync('docs/packages.md', 'utf8');
+    // Without the table for which every package is packed.
+    const text = whole.replace(/<!-- table: packages -->[\s\S]*?<!-- \/table -->/, '');
     const edited = (from: RegExp, to: string): void => {
       const changed = text.replace(from, to);
       expect(changed).not.toBe(text);
