@@ -48,7 +48,15 @@ export function ipAdapter({
   const { features } = projection;
   /** @type {Ports} */
   const ports = encoder
-    ? { image: { per: 'clip', shape: () => [3, encoder.image_size, encoder.image_size] } }
+    ? {
+        image: {
+          per: 'clip',
+          takes: 'image',
+          source: 'input',
+          about: 'the picture that is a prompt',
+          shape: () => [3, encoder.image_size, encoder.image_size],
+        },
+      }
     : { image_embeds: { per: 'clip', shape: () => (pooled ? [features] : [length, features]) } };
   return {
     name,

@@ -70,11 +70,15 @@ function portsOf(config: EditConfig): Ports {
   return {
     image: {
       per: 'frame',
+      takes: 'image',
+      source: 'input',
       about: 'the picture that is edited, RGB in [0, 1]',
       shape: ({ H, W }) => [channels, H * factor, W * factor],
     },
     encoder_hidden_states: {
       per: 'clip',
+      takes: 'text',
+      source: 'instruction',
       about: 'text states of the instruction',
       shape: ({ L }) => [L, Number(config.cross_attention_dim)],
       defaultTo: 'encoder_hidden_states',
@@ -83,6 +87,8 @@ function portsOf(config: EditConfig): Ports {
       ? {
           task: {
             per: 'clip',
+            takes: 'label',
+            source: 'task',
             about: `number of the task, 0 … ${config.num_class_embeds - 1}`,
             shape: () => [],
             dtype: 'i64',

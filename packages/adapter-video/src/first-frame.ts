@@ -16,6 +16,8 @@ import { AttuneError, concat, f32, reshape, slice, type Tensor, values } from '@
 /** The clean latent of the first frame, [B or 1, C, H, W]. */
 export const firstFramePort = (channels: number): Port => ({
   per: 'clip',
+  takes: 'latents',
+  source: 'first_frame',
   about: 'the clean latent of the first frame, scaled as the model wants it',
   shape: ({ C = channels, H, W }) => [C, H, W],
 });

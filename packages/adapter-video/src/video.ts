@@ -69,6 +69,7 @@ function portsOf(config: VideoConfig, channels: number): Ports {
       ? {
           text: {
             per: 'clip',
+            takes: 'text',
             about: 'text states of what moves how',
             shape: ({ L }) => [L, width],
             defaultTo: 'encoder_hidden_states',

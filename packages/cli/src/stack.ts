@@ -19,8 +19,8 @@ import {
 } from '@attune/core';
 import { AttuneError, type RuntimeOptions } from '@attune/engine';
 
-import { readMask } from './mask.ts';
 import { type CommandSession, openSession } from './session.ts';
+import { stackMedia } from './stack-media.ts';
 
 /** A stack and the folder its paths are relative to. */
 export interface StackArgument {
@@ -98,7 +98,7 @@ export async function heedLock(
       'USAGE',
       `--${verify ? 'verify' : 'frozen'}: ${name} is a model, and only a stack file has a lock.`,
     );
-  const parts = await readStackParts(stack, folder, loader, { readMask });
+  const parts = await readStackParts(stack, folder, loader, stackMedia);
   refuseDrift(file, lockOf(stack, parts, loader, new HashBook({ verify: verify ?? false })));
 }
 

@@ -6,6 +6,7 @@ import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 
 import { readText } from './commands/arguments.ts';
+import type { Instructions } from './routes.ts';
 
 /** Gathers `48=make it icy`: the instruction from frame 48 on. */
 export function timed(text: string, before: readonly LaterTexts[]): readonly LaterTexts[] {
@@ -41,18 +42,19 @@ const readTexts = (path: string): LaterTexts[] =>
 
 /** What to change, at first and later. */
 export interface Said {
-  readonly instruction: string;
+  /** Undefined where each adapter that reads one is told its own. */
+  readonly instruction: string | undefined;
   readonly later: readonly LaterTexts[];
 }
 
 /** What `-i`, a file of texts and `--at` say together. Throws USAGE where nothing is said of frame 0. */
 export function saidOf(
-  given: string | undefined,
+  { all, own }: Instructions,
   file: string | undefined,
   at: readonly LaterTexts[],
 ): Said {
   const later = [...(file === undefined ? [] : readTexts(file)), ...at];
-  const instruction = given ?? later.find(({ from }) => from === 0)?.instruction;
-  if (instruction !== undefined) return { instruction, later };
+  const instruction = all ?? later.find(({ from }) => from === 0)?.instruction;
+  if (instruction !== undefined || Object.keys(own).length > 0) return { instruction, later };
   throw new AttuneError('USAGE', 'Nothing says what to change: give -i "…" (or --at 0="…").');
 }

@@ -17,10 +17,10 @@ import {
 } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 
-import { readMask } from './mask.ts';
 import { completed } from './probe/model.ts';
 import type { CommandSession } from './session.ts';
 import { type StackArgument, stackWarnings } from './stack.ts';
+import { stackMedia } from './stack-media.ts';
 import { warn } from './terminal.ts';
 
 export interface TrustOptions {
@@ -52,7 +52,7 @@ export async function trusted(
 ): Promise<Trusted> {
   for (const warning of stackWarnings(argument)) warn(warning);
   const { stack, folder } = argument;
-  const parts = await readStackParts(stack, folder, loader, { readMask });
+  const parts = await readStackParts(stack, folder, loader, stackMedia);
   const findings = checkStack(parts, frames === undefined ? {} : { frames });
   for (const finding of findings) if (finding.level === 'warning') warn(findingText(finding));
   refuseConflicts(findings);

@@ -3,6 +3,7 @@ export {
   type FileExtras,
   checkpointKey,
   type Port,
+  type PortType,
   portShapes,
   type Ports,
   type PortValues,
@@ -20,7 +21,20 @@ export {
   type TraceRequest,
   trainability,
 } from './adapters/compose.ts';
+export {
+  type Picture,
+  type Route,
+  type Routed,
+  type RouteProblem,
+  routeProblems,
+  type Routes,
+  routesOf,
+  routeText,
+  type SourceName,
+  sources,
+} from './adapters/routes.ts';
 export { clipStrengths, standingFeeds, strengthsAt, trainableInputs } from './adapters/feeds.ts';
+export { type ReadImage, readTensorImage } from './stack/routes.ts';
 export { type ReadMask, readStrength, readTensorMask } from './stack/strength.ts';
 export type { Modulation, Strength, StrengthValue } from './adapters/strength.ts';
 export { numberAt, scaleGates } from './adapters/strength.ts';
@@ -144,6 +158,7 @@ export {
 } from './stack/lock.ts';
 export {
   backbonePaths,
+  type OpenOptions,
   openStack,
   readAdapterFile,
   readStackParts,
@@ -157,10 +172,12 @@ export {
   checkFile,
   entryName,
   parseYaml,
+  RouteEntry,
   Sampling,
   StackEntry,
   StackFile,
   stackText,
+  type StrengthEntry,
 } from './stack/schema.ts';
 export { AutoencodeOptions, autoencode } from './train/autoencode.ts';
 export type { DataSource } from './train/data.ts';

@@ -13,12 +13,14 @@ import {
   type StackEntry,
   type StackFile,
   stackText,
+  type StrengthEntry,
 } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
 import { inspect } from '../inspect/verdict.ts';
 import { report } from '../report/stack.ts';
+import { collectRoute, type GivenRoutes, movedImages, routeHelp, withRoutes } from '../routes.ts';
 import { type LockOptions, openStackSession, type StackSession } from '../stack.ts';
 import { printable } from '../terminal.ts';
 import { trusted } from '../trust.ts';
@@ -31,6 +33,7 @@ interface Options extends LockOptions, RuntimeChoice {
   readonly proof: boolean;
   readonly frames?: number;
   readonly force?: boolean;
+  readonly route: GivenRoutes;
   readonly allowPartial?: boolean;
   readonly json?: boolean;
 }
@@ -51,6 +54,7 @@ export const composeCommand = (): Command =>
     .option('--lock', 'write the lock of a stack file as it is')
     .option('--frames <n>', 'frames at once that the stack is to be used with', positive)
     .option('--no-proof', 'do not run the stack to see that each adapter acts')
+    .option('--route <port=source>', routeHelp, collectRoute, {})
     .option('--force', 'replace a stack file that exists')
     .option('--allow-partial', 'take adapters whose files fit in part, and list what is skipped')
     .option('--json', 'one JSON object on stdout')
@@ -72,14 +76,17 @@ async function composeAction(
   if (locks && file === undefined)
     throw new AttuneError('USAGE', `--lock: ${base} is a model, and only a stack file has a lock.`);
   const target = resolve(dirname(out ?? file ?? base));
-  const whole = movedTo(target, session);
+  const whole = withRoutes(movedTo(target, session), options.route, (image) =>
+    placed(resolve(image), target, image),
+  );
   for (const spec of adapters)
     whole.adapters.push(
       await entryOf(spec, { target, loader, taken: whole.adapters, partial: allowPartial }),
     );
   if (allowPartial)
     for (const entry of whole.adapters) if (entry.from !== undefined) entry.allow_partial = true;
-  const lockedAs = out ?? (adapters.length === 0 ? file : undefined);
+  const asItIs = adapters.length === 0 && Object.keys(options.route).length === 0;
+  const lockedAs = out ?? (asItIs ? file : undefined);
   // What does not fit together, or does nothing, is not written.
   const found = await trusted({ stack: whole, folder: target }, session, {
     verify: options.verify ?? false,
@@ -102,12 +109,12 @@ const usage = (what: string): AttuneError => new AttuneError('USAGE', what);
 
 function checkUsage(
   adapters: readonly string[],
-  { out, check, lock, force, allowPartial }: Options,
+  { out, check, lock, force, route, allowPartial }: Options,
 ): void {
   if (!out && !check && !lock)
     throw usage('Say where the stack goes (--out stack.yaml), --check it, or --lock it.');
-  if (lock && (out || adapters.length > 0))
-    throw usage('--lock locks a stack file as it is; adapters go into a new one (--out).');
+  if (lock && (out || adapters.length > 0 || Object.keys(route).length > 0))
+    throw usage('--lock locks a stack file as it is; adapters and routes go into a new one (--out).');
   if (lock && allowPartial)
     throw usage('--lock locks a stack file as it is: say allow_partial: true in its entries.');
   if (out && !/\.ya?ml$/.test(out)) throw usage(`${out}: a stack file ends in .yaml.`);
@@ -125,11 +132,29 @@ function movedTo(target: string, { stack, folder, loader }: StackSession): Stack
         ? stack.backbone
         : place(moved(stack.backbone)),
     ...(stack.config === undefined ? {} : { config: moved(stack.config) }),
-    adapters: stack.adapters.map((entry) =>
-      entry.from === undefined ? entry : { ...entry, from: moved(entry.from) },
-    ),
+    adapters: stack.adapters.map((entry) => ({
+      ...entry,
+      ...(entry.from === undefined ? {} : { from: moved(entry.from) }),
+      ...(entry.strength === undefined ? {} : { strength: movedMasks(entry.strength, moved) }),
+    })),
+    ...(stack.routes ? { routes: movedImages(stack.routes, moved) } : {}),
     plugins: stack.plugins.map(moved),
   };
+}
+
+/** A strength with the paths of its masks changed. */
+function movedMasks(strength: StrengthEntry, moved: (path: string) => string): StrengthEntry {
+  if (typeof strength === 'number') return strength;
+  return Object.fromEntries(
+    Object.entries(strength).map(([key, value]: [string, StrengthEntry | string]) => [
+      key,
+      key === 'mask' && typeof value === 'string'
+        ? moved(value)
+        : typeof value === 'object' && !Array.isArray(value)
+          ? movedMasks(value, moved)
+          : value,
+    ]),
+  ) as StrengthEntry;
 }
 
 interface Place {

@@ -1,5 +1,7 @@
 /** attune edit: a picture or a clip, changed as an instruction says. */
 
+import { resolve } from 'node:path';
+
 import {
   type EditModels,
   editFrames,
@@ -10,6 +12,7 @@ import {
   type Model,
   ModelRunner,
   openSampler,
+  type OpenOptions,
   openStack,
   type Sampler,
   Sampling,
@@ -18,7 +21,6 @@ import { AttuneError, badArgument } from '@attune/engine';
 import { Command, Option } from 'commander';
 
 import { madeWith } from '../made-with.ts';
-import { readMask } from '../mask.ts';
 import {
   assertWritable,
   fitFrame,
@@ -31,15 +33,35 @@ import {
   toFrames,
   writeMedia,
 } from '../media/index.ts';
+import {
+  collectRoute,
+  type GivenRoutes,
+  instructed,
+  type Instructions,
+  instructionsOf,
+  routeHelp,
+  withRoutes,
+} from '../routes.ts';
+import { stackMedia } from '../stack-media.ts';
 import { framesAtOnce, type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
 import { type Said, saidOf, timed } from '../texts.ts';
-import { count, number, positive, type RuntimeChoice, runtimeOf, samplers } from './arguments.ts';
+import {
+  collect,
+  count,
+  number,
+  positive,
+  type RuntimeChoice,
+  runtimeOf,
+  samplers,
+} from './arguments.ts';
 
 interface Options extends LockOptions, RuntimeChoice {
   readonly out: string;
   readonly stack: string;
-  readonly instruction?: string;
+  readonly instruction: readonly string[];
+  readonly negative: string;
+  readonly route: GivenRoutes;
   readonly at: readonly LaterTexts[];
   readonly texts?: string;
   readonly join: Join;
@@ -66,7 +88,12 @@ export const editCommand = (): Command =>
   new Command('edit')
     .description('edit a picture or a clip as an instruction says')
     .argument('<input>', 'png, jpg, webp, gif, mp4, a folder of frames; others with ffmpeg')
-    .option('-i, --instruction <text>', 'what to change')
+    .option(
+      '-i, --instruction <text>',
+      'what to change; NAME=text is for the adapter of that name alone; may be repeated',
+      collect,
+      [],
+    )
     .requiredOption('-o, --out <file>', '.mp4, .gif, .webp, .png, .jpg or a folder of frames')
     .option('--stack <file|id>', 'a stack with an edit adapter, by file or id', 'pocket/aligned')
     .option('--caption <text>', 'what the result shows', '')
@@ -78,6 +105,8 @@ export const editCommand = (): Command =>
       [],
     )
     .option('--texts <file.yaml>', 'the same for captions, too: a list of at, instruction, caption')
+    .option('--negative <text>', 'what to steer away from', '')
+    .option('--route <port=source>', routeHelp, collectRoute, {})
     .option('--task <n>', 'number of the task, where the edit adapter has labels', count)
     .option('--sampler <id>', `${samplers} (default: what the stack says, or ddim)`)
     .option('--steps <n>', 'sampling steps (default: what the stack says)', positive)
@@ -120,25 +149,27 @@ function pixels(text: string): readonly [number, number] {
 
 async function editAction(input: string, options: Options): Promise<void> {
   const { out, fps, json } = options;
-  const said = saidOf(options.instruction, options.texts, options.at);
   await assertWritable(out, [input]);
   const source = await openMedia(input, fps === undefined ? {} : { fps });
   const session = await openStackSession(options.stack, runtimeOf(options), options);
-  const { stack, folder, loader, runtime } = session;
+  const { folder, loader, runtime } = session;
+  const instructions = instructionsOf(options.instruction, session.stack);
+  const said = saidOf(instructions, options.texts, options.at);
+  const stack = withRoutes(session.stack, options.route, (image) => resolve(image));
   stackWarnings(session).forEach(warn);
   const { allowPartial = false } = options;
   const how = {
-    readMask,
+    ...stackMedia,
     onWarning: warn,
     allowPartial,
     ...(options.window === undefined ? {} : { frames: options.window }),
   };
+  const told = { ...instructions, all: said.instruction };
+  const open = async (more: OpenOptions) =>
+    new ModelRunner(instructed(await openStack(stack, folder, loader, more), told), runtime);
   const models = {
-    stack: new ModelRunner(await openStack(stack, folder, loader, how), runtime),
-    stills: new ModelRunner(
-      await openStack(stack, folder, loader, { readMask, stills: true, allowPartial }),
-      runtime,
-    ),
+    stack: await open(how),
+    stills: await open({ ...stackMedia, stills: true, allowPartial }),
   };
   const { model } = models.stack;
   if (source.kind === 'image' && model.adapters.some(({ mixesFrames }) => mixesFrames))
@@ -151,7 +182,7 @@ async function editAction(input: string, options: Options): Promise<void> {
     const request = requestOf(model, sampling, sampler, { ...options, said });
     const written = await writeMedia(out, editedFrames(models, source, request, options), {
       inputs: [input],
-      metadata: madeWith(settingsOf(request, samplerId), options.stack, session),
+      metadata: madeWith(settingsOf(request, samplerId, told, options), options.stack, session),
       ...(fps === undefined || source.kind === 'image' ? {} : { fps }),
       sound,
     });
@@ -165,8 +196,16 @@ async function editAction(input: string, options: Options): Promise<void> {
 }
 
 /** The request as the result's metadata tells it. */
-const settingsOf = (request: EditRequest, sampler: Sampling['sampler']) => ({
+const settingsOf = (
+  request: EditRequest,
+  sampler: Sampling['sampler'],
+  { own }: Instructions,
+  { route }: Options,
+) => ({
   instruction: request.instruction,
+  instructions: Object.keys(own).length ? own : undefined,
+  routes: Object.keys(route).length ? route : undefined,
+  negative: request.negative,
   caption: request.caption,
   motion_caption: request.motionCaption,
   later: request.later?.length ? request.later : undefined,
@@ -234,10 +273,12 @@ function requestOf(
   if (height % factor || width % factor)
     throw badArgument('--size', `${width}x${height}`, `give multiples of ${factor}`);
   const size = options.window ?? framesAtOnce(adapters);
-  const { caption, motionCaption, task, seed, join } = options;
+  const { caption, motionCaption, negative, task, seed, join } = options;
   return {
-    ...options.said,
+    instruction: options.said.instruction ?? '',
+    later: options.said.later,
     caption,
+    negative,
     ...(motionCaption === undefined ? {} : { motionCaption }),
     join,
     ...(task === undefined ? {} : { task }),

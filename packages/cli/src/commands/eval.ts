@@ -15,8 +15,8 @@ import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 import { z } from 'zod';
 
-import { readMask } from '../mask.ts';
 import { openSession } from '../session.ts';
+import { stackMedia } from '../stack-media.ts';
 import { heedLock, type LockOptions, readStack } from '../stack.ts';
 import { pace, progress, warn } from '../terminal.ts';
 import { collect, type RuntimeChoice, runtimeOf, settingsOf } from './arguments.ts';
@@ -68,7 +68,7 @@ async function evalAction(suite: string, options: Options): Promise<void> {
     const { stack, folder } = argument;
     await heedLock(file, argument, loader, options);
     const open = async (stills: boolean) => {
-      const how = { readMask, ...(stills ? { stills } : { onWarning: warn }) };
+      const how = { ...stackMedia, ...(stills ? { stills } : { onWarning: warn }) };
       return new ModelRunner(await openStack(stack, folder, loader, how), runtime);
     };
     const models = { stack: await open(false), stills: await open(true) };

@@ -1,12 +1,15 @@
 /** attune generate: pictures or clips from a prompt. */
 
+import { resolve } from 'node:path';
+
 import { generate, ModelRunner, openSampler, openStack, type Sampler } from '@attune/core';
 import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command } from 'commander';
 
 import { madeWith } from '../made-with.ts';
-import { readMask } from '../mask.ts';
 import { assertWritable, columnsOf, sideBySide, writeMedia } from '../media/index.ts';
+import { collectRoute, type GivenRoutes, routeHelp, withRoutes } from '../routes.ts';
+import { stackMedia } from '../stack-media.ts';
 import { type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
 import { progress, say, warn } from '../terminal.ts';
 import { count, number, positive, type RuntimeChoice, runtimeOf, samplers } from './arguments.ts';
@@ -18,6 +21,7 @@ interface Options extends LockOptions, RuntimeChoice {
   readonly steps: number;
   readonly guidance: number;
   readonly negative: string;
+  readonly route: GivenRoutes;
   readonly seed: number;
   readonly frames: number;
   readonly size?: number;
@@ -39,6 +43,7 @@ export const generateCommand = (): Command =>
     .option('--steps <n>', 'sampling steps', positive, 25)
     .option('--guidance <s>', 'scale: uncond + s · (cond − uncond); 1 is none', number, 3)
     .option('--negative <prompt>', 'what to steer away from', '')
+    .option('--route <port=source>', routeHelp, collectRoute, {})
     .option('--seed <n>', 'seed of the noise', count, 0)
     .option('--frames <n>', 'frames of a clip', positive, 1)
     .option('--size <px>', 'side of the picture', positive)
@@ -53,10 +58,11 @@ export const generateCommand = (): Command =>
 async function generateAction(prompts: readonly string[], options: Options): Promise<void> {
   await assertWritable(options.out, []);
   const session = await openStackSession(options.stack, runtimeOf(options), options);
-  const { stack, folder, loader, runtime } = session;
+  const { folder, loader, runtime } = session;
+  const stack = withRoutes(session.stack, options.route, (image) => resolve(image));
   stackWarnings(session).forEach(warn);
   const { allowPartial = false } = options;
-  const how = { frames: options.frames, readMask, onWarning: warn, allowPartial };
+  const how = { frames: options.frames, ...stackMedia, onWarning: warn, allowPartial };
   const model = await openStack(stack, folder, loader, how);
   const runner = new ModelRunner(model, runtime);
   try {
@@ -74,6 +80,7 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
           steps: options.steps,
           guidance: options.guidance,
           sampler: samplerId,
+          routes: Object.keys(options.route).length ? options.route : undefined,
         },
         options.stack,
         session,

@@ -14,7 +14,7 @@ import {
 } from '@attune/core';
 import { AttuneError, writeSafetensors } from '@attune/engine';
 
-import { readMask } from '../mask.ts';
+import { readMask } from '../stack-media.ts';
 import { openWhole } from '../probe/model.ts';
 import { comparison, outputsOf } from '../probe/outputs.ts';
 import type { StackSession } from '../stack.ts';

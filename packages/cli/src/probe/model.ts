@@ -10,7 +10,7 @@ import {
 } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 
-import { readMask } from '../mask.ts';
+import { stackMedia } from '../stack-media.ts';
 import { type StackArgument, stackWarnings } from '../stack.ts';
 import { warn } from '../terminal.ts';
 
@@ -22,7 +22,7 @@ export async function openWhole(
   for (const warning of stackWarnings(argument)) warn(warning);
   return completed(
     await openStack(argument.stack, argument.folder, loader, {
-      readMask,
+      ...stackMedia,
       onWarning: warn,
       allowPartial,
     }),

@@ -12,6 +12,7 @@ import {
   type StackLock,
 } from '@attune/core';
 
+import { routeLine, routeRows } from '../routes.ts';
 import { printable, say } from '../terminal.ts';
 import type { Trusted } from '../trust.ts';
 
@@ -39,12 +40,14 @@ export function report(
   { written, lockedAs, json }: Shown,
 ): void {
   const rows = rowsOf(parts.model, entries, lock);
+  const routes = routeRows(parts.model, parts.routes);
   if (json) {
     const state = { written: written !== null, upToDate: drift ? drift.length === 0 : null };
     console.log(
       JSON.stringify({
         path: written,
         adapters: rows,
+        routes,
         license: lock.license,
         lock: { ...state, drift: drift ?? [] },
       }),
@@ -53,6 +56,7 @@ export function report(
   }
   for (const line of rows.flatMap(linesOf)) console.log(printable(line));
   if (rows.length === 0) console.log('no adapters');
+  if (routes.length > 0) console.log(printable(['fed', ...routes.map(routeLine)].join('\n')));
   console.log(printable(terms(lock)));
   if (written !== null) say(`wrote ${written} with its lock`);
   else if (lockedAs !== undefined)

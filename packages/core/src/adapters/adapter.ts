@@ -14,6 +14,7 @@ import type { Dims } from '../models/net.ts';
 import type { Selector } from '../nn/address.ts';
 import type { Scope, Site } from '../nn/scope.ts';
 import type { ScheduleConfig } from '../schedule/noise.ts';
+import type { SourceName } from './routes.ts';
 import type { Strength } from './strength.ts';
 
 /** A conditioning input of an adapter, fed under the name `<adapter>.<port>`. */
@@ -29,10 +30,17 @@ export interface Port {
   readonly about?: string;
   /** The input of the net that stands in when the port is not fed; without it the port is required. */
   readonly defaultTo?: string;
+  /** What runs may feed it, as routes say; without it only code can. */
+  readonly takes?: PortType;
+  /** What of a run it is fed where no route says otherwise: a name of `sources`. */
+  readonly source?: SourceName;
 }
 
-/** Names of ports that editing knows how to feed. */
-export const portRoles = ['image', 'encoder_hidden_states', 'first_frame', 'task'] as const;
+/**
+ * `text`: the text encoder's states of a text. `image`: pictures, RGB in [0, 1]. `latents`: a clean latent as
+ * the model scales it. `label`: a whole number.
+ */
+export type PortType = 'text' | 'image' | 'latents' | 'label';
 
 /** The ports of an adapter by their own names, without the adapter's. */
 export type Ports = Readonly<Record<string, Port>>;

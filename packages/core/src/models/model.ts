@@ -3,6 +3,7 @@
 import type { Weights } from '@attune/engine';
 
 import type { Adapter } from '../adapters/adapter.ts';
+import type { Routes } from '../adapters/routes.ts';
 import type { NoiseSchedule } from '../schedule/noise.ts';
 import type { Net } from './net.ts';
 import type { Tokenizer } from './tokenizer.ts';
@@ -19,6 +20,8 @@ export interface Model {
   readonly configs?: Readonly<Record<string, unknown>>;
   /** In order of application. */
   readonly adapters: readonly Adapter[];
+  /** What `generate` and `editFrames` feed its inputs and ports, where it is not what a port says itself. */
+  readonly routes?: Routes;
   /** Which of the nets' own parameters train (patterns over names); none by default. */
   readonly train?: readonly string[];
   /** The noise it was trained with, and what its prediction stands for. */

@@ -1,10 +1,9 @@
 /** Editing pictures and clips with a stack: what its ports are fed, window after window. */
 
-import { AttuneError, type F32Array, i64, type NDArray, Rng, zeros } from '@attune/engine';
+import { AttuneError, type F32Array, Rng } from '@attune/engine';
 
-import { portRoles } from '../adapters/adapter.ts';
-import type { Model } from '../models/model.ts';
 import type { Plan } from '../schedule/sampler.ts';
+import { Conditions } from './conditions.ts';
 import { joined, rows, stacked } from './frames.ts';
 import type { Guidance } from './guidance.ts';
 import { type Join, joining, recorded } from './join.ts';
@@ -24,6 +23,8 @@ import { type WindowSize, windows } from './window.ts';
 export interface EditRequest extends EditTexts {
   /** Other texts from later frames on; they come in over as many frames as windows share. */
   readonly later?: readonly LaterTexts[];
+  /** What to steer away from. Default: the empty text. */
+  readonly negative?: string;
   /** Number of the task, where an adapter has a port for it. */
   readonly task?: number;
   readonly guidance: EditGuidance;
@@ -53,33 +54,6 @@ export interface EditGuidance {
 export interface EditModels {
   readonly stack: ModelRunner;
   readonly stills: ModelRunner;
-}
-
-type Feeds = Record<string, NDArray>;
-
-/** What an edit feeds, by the name of a port. */
-type Role = (typeof portRoles)[number];
-
-/** Full names of a stack's ports by their role; throws where one is required that an edit does not know. */
-function portsByRole({ adapters }: Model): Record<Role, string[]> {
-  const found: Record<Role, string[]> = {
-    image: [],
-    encoder_hidden_states: [],
-    first_frame: [],
-    task: [],
-  };
-  for (const { name, ports = {} } of adapters)
-    for (const [port, spec] of Object.entries(ports)) {
-      if ((portRoles as readonly string[]).includes(port))
-        found[port as Role].push(`${name}.${port}`);
-      else if (spec.defaultTo === undefined)
-        throw new AttuneError(
-          'MISSING_PORT',
-          `${name}.${port} must be fed, and an edit knows only ${portRoles.join(', ')}; run the model with sample() instead.`,
-          { adapter: name, port },
-        );
-    }
-  return found;
 }
 
 /**
@@ -156,35 +130,23 @@ async function* decoded(runner: ModelRunner, latents: F32Array): AsyncGenerator<
     yield data.subarray(at, at + frame).map((value) => (value + 1) / 2);
 }
 
-/** A turn's texts, encoded: [1, L, D] each. */
-interface States {
-  readonly caption: F32Array;
-  readonly instruction: F32Array;
-}
-
 /** One stack with its prompts encoded. */
 class Editor {
   readonly #runner: ModelRunner;
   readonly #request: EditRequest;
   readonly #part: EditPart;
-  readonly #ports: Record<Role, string[]>;
-  readonly #turns: readonly States[];
-  readonly #nothing: F32Array;
+  readonly #conditions: Conditions;
 
   private constructor(
     runner: ModelRunner,
     request: EditRequest,
     part: EditPart,
-    ports: Record<Role, string[]>,
-    turns: readonly States[],
-    nothing: F32Array,
+    conditions: Conditions,
   ) {
     this.#runner = runner;
     this.#request = request;
     this.#part = part;
-    this.#ports = ports;
-    this.#turns = turns;
-    this.#nothing = nothing;
+    this.#conditions = conditions;
   }
 
   static async of(
@@ -194,66 +156,57 @@ class Editor {
     part: EditPart,
   ): Promise<Editor> {
     const still = part === 'first frame';
-    const ports = portsByRole(runner.model);
-    if (ports.image.length === 0)
+    const texts = turns.map(({ caption, motionCaption, instruction }) => ({
+      prompt: [instruction],
+      instruction: [instruction],
+      caption: [caption],
+      motion_caption: [still ? caption : motionCaption],
+      negative: [request.negative ?? ''],
+    }));
+    const conditions = await Conditions.of(runner, texts);
+    if (!conditions.reads('input', 'input_first'))
       throw new AttuneError(
         'NO_EDIT_ADAPTER',
-        'No adapter of the stack reads a source image (a port named image), so nothing of the input would reach the model; add an edit adapter.',
+        'No adapter of the stack reads a source image (a port fed the input), so nothing of the input would reach the model; add an edit adapter.',
       );
-    const prompts = turns.flatMap(({ caption, motionCaption, instruction }) => [
-      still ? caption : motionCaption,
-      instruction,
-    ]);
-    prompts.push('');
-    const { states, truncated } = await runner.encodeText(prompts);
     if (still)
-      for (const { prompt, length } of truncated)
+      for (const { prompt, length } of conditions.truncated)
         request.onNotice?.(
-          `"${prompt.slice(0, 40)}…" has ${length} tokens; the text encoder reads ${states.shape[1]}, the rest was cut`,
+          `"${prompt.slice(0, 40)}…" has ${length} tokens; the text encoder reads ${conditions.limit}, the rest was cut`,
         );
-    const encoded = turns.map((_, k) => ({
-      caption: rows(states, 2 * k, 1),
-      instruction: rows(states, 2 * k + 1, 1),
-    }));
-    return new Editor(runner, request, part, ports, encoded, rows(states, prompts.length - 1, 1));
+    return new Editor(runner, request, part, conditions);
   }
 
   get needsFirst(): boolean {
-    return this.#ports.first_frame.length > 0;
+    return this.#conditions.reads('first_frame');
   }
 
   /**
-   * Clean latents [F, C, h, w] of the edited frames `image` [F, 3, H, W], the first being frame `start`;
+   * Clean latents [F, C, h, w] of the edited frames `input` [F, 3, H, W], the first being frame `start`;
    * `firsts` holds the edited first frame for each of the turns that take part.
    */
   async run(
-    image: F32Array,
+    input: F32Array,
     start: number,
     turns: readonly TurnShare[],
     firsts: readonly F32Array[] = [],
     adjust?: Adjust,
   ): Promise<F32Array> {
     const { latents } = this.#runner;
-    const { plan, guidance, seed, onStep, size } = this.#request;
-    const F = image.shape[0];
+    const { plan, guidance, seed, onStep, size, task } = this.#request;
+    const [F] = input.shape;
     const [H, W] = size.map((side) => side / latents.factor);
-    const nothing = this.#nothing;
-    const conditions = turns.map(({ turn, shares }, i) => {
-      const feeds = (text: F32Array, own: F32Array, source: NDArray): Feeds => ({
-        encoder_hidden_states: text,
-        ...named(this.#ports.encoder_hidden_states, own),
-        ...named(this.#ports.image, source),
-        ...(firsts[i] ? named(this.#ports.first_frame, firsts[i]) : {}),
-        ...named(this.#ports.task, this.#task()),
-      });
-      const { caption, instruction } = this.#turns[turn];
-      const branches = {
-        none: feeds(nothing, nothing, zeros(image.shape)),
-        image: feeds(nothing, nothing, image),
-        full: feeds(caption, instruction, image),
+    const dims = { B: 1, F, H, W, L: this.#conditions.limit };
+    const conditions = [];
+    for (const [i, { turn, shares }] of turns.entries()) {
+      const given = {
+        dims,
+        input,
+        ...(firsts[i] ? { firstFrame: firsts[i] } : {}),
+        ...(task === undefined ? {} : { task }),
       };
-      return { branches, shares };
-    });
+      conditions.push({ branches: await this.#conditions.branches(turn, given, less), shares });
+    }
     const shape = [latents.channels, H, W];
     const noises = Array.from(
       { length: F },
@@ -263,7 +216,7 @@ class Editor {
           .normals([1, ...shape]).data,
     );
     return sample(this.#runner, {
-      dims: { B: 1, F, H, W, L: nothing.shape[1] },
+      dims,
       branches: conditions[0].branches,
       others: conditions.slice(1),
       guidance: guidanceOf(guidance),
@@ -275,17 +228,10 @@ class Editor {
       ...(onStep ? { onStep: (done, of) => onStep(done, of, this.#part) } : {}),
     });
   }
-
-  #task(): NDArray {
-    const { task } = this.#request;
-    if (task === undefined && this.#ports.task.length > 0)
-      throw new AttuneError(
-        'MISSING_PORT',
-        `${this.#ports.task.join(', ')} must be fed: give the number of the task (--task).`,
-      );
-    return i64([task ?? 0], [1]);
-  }
 }
+
+/** What each branch does without. */
+const less = { none: { words: true, input: true }, image: { words: true }, full: {} };
 
 const guidanceOf = ({ text, image }: EditGuidance): Guidance => ({
   convention: 'uncond+s*delta',
@@ -294,6 +240,3 @@ const guidanceOf = ({ text, image }: EditGuidance): Guidance => ({
     { base: 'image', cond: 'full', scale: text },
   ],
 });
-
-const named = (ports: readonly string[], value: NDArray): Feeds =>
-  Object.fromEntries(ports.map((port) => [port, value]));

@@ -36,3 +36,15 @@ export function rows({ data, shape }: F32Array, from: number, count: number): F3
     data: data.subarray(from * size, (from + count) * size),
   };
 }
+
+/** Arrays of equal rows, one after the other along the first axis. */
+export function allRows(arrays: readonly F32Array[]): F32Array {
+  const [first] = arrays;
+  if (arrays.length === 1) return first;
+  const count = arrays.reduce((sum, { shape }) => sum + shape[0], 0);
+  return {
+    dtype: 'f32',
+    shape: [count, ...first.shape.slice(1)],
+    data: joined(arrays.map(({ data }) => data)),
+  };
+}

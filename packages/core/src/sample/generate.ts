@@ -4,6 +4,7 @@ import { AttuneError, type F32Array, type Rng } from '@attune/engine';
 
 import { ddimPlan } from '../schedule/ddim.ts';
 import type { Sampler } from '../schedule/sampler.ts';
+import { Conditions } from './conditions.ts';
 import type { ModelRunner } from './runner.ts';
 import { sample } from './sample.ts';
 
@@ -36,7 +37,11 @@ export interface Generated {
   readonly limit: number;
 }
 
-/** Samples each prompt once. Throws NO_SCHEDULE, NO_VAE or NO_TEXT_ENCODER for models that lack one. */
+/**
+ * Samples each prompt once. Its texts are all the prompt, so that adapters with a text of their own read it, too;
+ * what else a port needs comes from the model's routes. Throws NO_SCHEDULE, NO_VAE or NO_TEXT_ENCODER for models that lack one,
+ * MISSING_PORT for a port that is fed nothing.
+ */
 export async function generate(
   runner: ModelRunner,
   prompts: readonly string[],
@@ -55,13 +60,21 @@ export async function generate(
   if (!schedule) throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
   const { channels } = runner.latents;
   const side = asked ?? sampleSize?.[0] ?? 64;
-  const { states, truncated } = await runner.encodeText(prompts);
-  const { states: none } = await runner.encodeText(prompts.map(() => negative));
   const B = prompts.length;
-  const [, limit] = states.shape;
+  const conditions = await Conditions.of(runner, [
+    {
+      prompt: prompts,
+      instruction: prompts,
+      caption: prompts,
+      motion_caption: prompts,
+      negative: prompts.map(() => negative),
+    },
+  ]);
+  const { truncated, limit } = conditions;
+  const dims = { B, F, H: side, W: side, L: limit };
   const latents = await sample(runner, {
-    dims: { B, F, H: side, W: side, L: limit },
-    branches: { text: { encoder_hidden_states: states }, none: { encoder_hidden_states: none } },
+    dims,
+    branches: await conditions.branches(0, { dims }, { text: {}, none: { words: true } }),
     guidance: {
       convention: 'uncond+s*delta',
       terms: [{ base: 'none', cond: 'text', scale: guidance }],

@@ -2,8 +2,8 @@
 
 import { AttuneError, sameShape } from '@attune/engine';
 
-import { portRoles } from '../adapters/adapter.ts';
 import { inventory, traceNet } from '../adapters/compose.ts';
+import { routeProblems } from '../adapters/routes.ts';
 import { type Dims, nominalDims } from '../models/net.ts';
 import { skippedText } from '../plugins/partial.ts';
 import { baseFamily } from '../plugins/survey.ts';
@@ -14,7 +14,7 @@ import type { StackPart, StackParts } from './open.ts';
 export interface Finding {
   /** An error keeps a stack from being opened. */
   readonly level: 'error' | 'warning';
-  readonly topic: 'prediction' | 'schedule' | 'base' | 'port' | 'frames' | 'order' | 'partial';
+  readonly topic: 'prediction' | 'schedule' | 'base' | 'port' | 'route' | 'frames' | 'order' | 'partial';
   /** What is wrong, with the adapter's name. */
   readonly text: string;
   /** What to change. */
@@ -34,6 +34,7 @@ export interface Asked {
 export function checkParts(stack: StackParts, { frames }: Asked = {}): Finding[] {
   return [
     ...ownPrediction(stack),
+    ...routed(stack),
     ...stack.parts.flatMap((part) => [
       ...training(part, stack),
       ...base(part, stack),
@@ -152,19 +153,32 @@ function base({ adapter: { name }, detection }: StackPart, stack: StackParts): F
   ];
 }
 
-function ports({ adapter }: StackPart, { model }: StackParts): Finding[] {
+/** Routes that lead nowhere, or from what there is not. */
+function routed({ backbone, parts, routes }: StackParts): Finding[] {
+  const adapters = parts.map(({ adapter }) => adapter);
+  return routeProblems(backbone.nets, adapters, routes).map(({ text, fix }) => ({
+    level: 'error',
+    topic: 'route',
+    text,
+    fix,
+  }));
+}
+
+function ports({ adapter }: StackPart, { model, routes }: StackParts): Finding[] {
   const inputs = model.nets.unet?.signature(nominalDims) ?? {};
   return Object.entries(adapter.ports ?? {}).flatMap(([port, spec]): Finding[] => {
     const full = `${adapter.name}.${port}`;
     if (spec.defaultTo === undefined)
-      return (portRoles as readonly string[]).includes(port)
+      return spec.source !== undefined || full in routes
         ? []
         : [
             {
               level: 'warning',
               topic: 'port',
-              text: `${full} must be fed, and editing knows only ${portRoles.join(', ')}`,
-              fix: 'feed it yourself (attune probe, or sample() of @attune/core)',
+              text: `${full} must be fed, and nothing is routed to it`,
+              fix: spec.takes
+                ? `add it to the stack's routes (routes: { ${full}: … })`
+                : 'feed it yourself (attune probe, or sample() of @attune/core)',
             },
           ];
     const source = inputs[spec.defaultTo];

@@ -12,12 +12,13 @@ import { companionFiles } from '../models/load.ts';
 import type { PluginLoader } from '../plugins/loader.ts';
 import { trainingPart } from '../schedule/noise.ts';
 import { cardLicense } from './declared.ts';
-import { type HashBook } from './hashes.ts';
-import type { StackParts } from './open.ts';
+import type { FileHash, HashBook } from './hashes.ts';
+import { placeOf, type StackParts } from './open.ts';
 import { checkFile, entryName, type StackFile } from './schema.ts';
 import { termsOf } from './terms.ts';
 
-const Files = z.record(z.string(), z.strictObject({ size: z.number(), sha256: z.string() }));
+const File = z.strictObject({ size: z.number(), sha256: z.string() });
+const Files = z.record(z.string(), File);
 const License = z.string().nullable();
 
 /** How much an adapter changes, relative to what it changes; see `prove`. */
@@ -38,6 +39,8 @@ export const StackLock = z.strictObject({
   backbone: z.strictObject({ use: z.string(), license: License, files: Files }),
   /** The noise it is sampled with, and what its prediction means. */
   schedule: z.looseObject({}).nullable(),
+  /** What inputs and ports are fed, where the stack says it; a picture by its contents. */
+  routes: z.record(z.string(), z.unknown()).optional(),
   /** Names of the adapters, in order. */
   order: z.array(z.string()),
   adapters: z.record(
@@ -45,6 +48,7 @@ export const StackLock = z.strictObject({
     z.strictObject({
       use: z.string(),
       plugin: z.string(),
+      /** A mask by its contents. */
       strength: z.unknown(),
       train: z.unknown(),
       stills: z.boolean(),
@@ -87,7 +91,7 @@ export function readLock(stackFile: string): StackLock | undefined {
 /** What a stack is made of now, without a proof. */
 export function lockOf(
   { backbone: use, license: given }: StackFile,
-  { path, config, backbone, parts, model }: StackParts,
+  { folder, path, config, backbone, parts, routes, model }: StackParts,
   loader: PluginLoader,
   hashes: HashBook,
 ): StackLock {
@@ -103,6 +107,7 @@ export function lockOf(
     ...classes.map((id) => loader.owner('nets', id).plugin),
     ...parts.map(({ entry }) => loader.owner('adapters', entry.use).plugin),
   ];
+  const contents = (file: string): unknown => contentsOf(placeOf(file, folder), hashes);
   const base = {
     use: bundled ? use : basename(path),
     license: given ?? bundled?.license ?? cardLicense(path) ?? null,
@@ -116,7 +121,7 @@ export function lockOf(
     {
       use: entry.use,
       plugin: loader.owner('adapters', entry.use).plugin.package,
-      strength: entry.strength ?? 1,
+      strength: withContents(entry.strength ?? 1, 'mask', contents),
       train: entry.train ?? false,
       stills: entry.stills ?? true,
       options: plain(options),
@@ -131,6 +136,9 @@ export function lockOf(
     version: 1,
     backbone: base,
     schedule: model.schedule ? trainingPart(model.schedule.config) : null,
+    ...(Object.keys(routes).length > 0
+      ? { routes: withContents(routes, 'image', contents) }
+      : {}),
     order: parts.map(({ entry }) => entryName(entry)),
     adapters: Object.fromEntries(adapters) as StackLock['adapters'],
     plugins: Object.fromEntries(
@@ -153,6 +161,27 @@ export function lockOf(
     ]),
   );
   return StackLock.parse({ ...lock, license: terms });
+}
+
+/** Of a file its hash, of a folder of frames those of its files. */
+const contentsOf = (path: string, hashes: HashBook): FileHash | Record<string, FileHash> =>
+  isFolder(path)
+    ? Object.fromEntries(
+        readdirSync(path)
+          .toSorted()
+          .map((name) => [name, hashes.of(join(path, name))]),
+      )
+    : hashes.of(path);
+
+/** A tree with what the file under each `key` holds in the place of its path. */
+function withContents(tree: unknown, key: string, contents: (file: string) => unknown): unknown {
+  if (tree === null || typeof tree !== 'object' || Array.isArray(tree)) return tree;
+  return Object.fromEntries(
+    Object.entries(tree).map(([name, value]) => [
+      name,
+      name === key && typeof value === 'string' ? contents(value) : withContents(value, key, contents),
+    ]),
+  );
 }
 
 /** A value as JSON keeps it. */

@@ -7,6 +7,7 @@ import { AttuneError, Weights } from '@attune/engine';
 
 import type { Adapter } from '../adapters/adapter.ts';
 import { checkCoverage, compose } from '../adapters/compose.ts';
+import { routesTo } from '../adapters/routes.ts';
 import type { Strength } from '../adapters/strength.ts';
 import { pulled } from '../hub/cache.ts';
 import { isHubReference } from '../hub/reference.ts';
@@ -20,6 +21,7 @@ import { baseFamily } from '../plugins/survey.ts';
 import { NoiseSchedule } from '../schedule/noise.ts';
 import { checkParts, findingText } from './check.ts';
 import { type Declared, declaredOf } from './declared.ts';
+import { type ReadImage, readRoutes, readTensorImage } from './routes.ts';
 import { checkFile, entryName, StackEntry, type StackFile } from './schema.ts';
 import { type ReadMask, readStrength, readTensorMask } from './strength.ts';
 
@@ -30,6 +32,8 @@ export interface OpenOptions {
   readonly stills?: boolean;
   /** Reads the masks of strengths. Default: .safetensors files with a tensor `mask`. */
   readonly readMask?: ReadMask;
+  /** Opens the pictures of routes. Default: .safetensors files with a tensor `image`. */
+  readonly readImage?: ReadImage;
   /** Frames at once that the stack is opened for; more than an adapter sees are refused. */
   readonly frames?: number;
   /** As if every entry said `allow_partial: true`. */
@@ -55,6 +59,8 @@ export interface StackPart {
 
 /** A stack taken apart. Headers and configs were read, no values of weights. */
 export interface StackParts {
+  /** The folder that paths of the stack are relative to. */
+  readonly folder: string;
   /** The folder or file of the backbone. */
   readonly path: string;
   /** The folder that the configs of a single-file checkpoint come from. */
@@ -62,6 +68,9 @@ export interface StackParts {
   readonly backbone: Model;
   /** In order; those of strength 0 and those that stills leave out included. */
   readonly parts: readonly StackPart[];
+  /** As the stack file has them. */
+  readonly routes: NonNullable<StackFile['routes']>;
+  /** With the routes to what is in it. */
   readonly model: Model;
 }
 
@@ -121,6 +130,7 @@ export async function readStackParts(
     fresh = false,
     stills = false,
     readMask = readTensorMask,
+    readImage = readTensorImage,
     allowPartial = false,
   }: OpenOptions = {},
 ): Promise<StackParts> {
@@ -149,7 +159,11 @@ export async function readStackParts(
     const left = stills && (entry.stills === false || adapter.mixesFrames);
     if (!left) model = compose(model, adapter);
   }
-  return { path, ...config, backbone: loaded, parts, model };
+  const { routes = {} } = stack;
+  const read = await readRoutes(routes, (image) => placeOf(image, folder), readImage);
+  const fed = routesTo(model.adapters, read);
+  if (Object.keys(fed).length > 0) model = { ...model, routes: fed };
+  return { folder, path, ...config, backbone: loaded, parts, routes, model };
 }
 
 type Prepared = Omit<StackPart, 'adapter' | 'declared' | 'skipped'>;
@@ -180,7 +194,7 @@ async function prepare(
     options,
     ...(strength === undefined
       ? {}
-      : { strength: await readStrength(strength, (mask) => resolve(folder, mask), readMask) }),
+      : { strength: await readStrength(strength, (mask) => placeOf(mask, folder), readMask) }),
     ...(file ? { file } : {}),
     ...(detection ? { detection } : {}),
   };
@@ -242,7 +256,7 @@ function fitsAfter(prepared: Prepared, other: Prepared, model: Model): boolean {
 }
 
 /** Where a path of a stack file leads: relative to its folder, or into the cache of a hub. */
-const placeOf = (path: string, folder: string): string => resolve(folder, pulled(path));
+export const placeOf = (path: string, folder: string): string => resolve(folder, pulled(path));
 
 /** Reads what a path names. Where a hub's snapshot lacks a file, the cache may hold a part of it: that is said. */
 async function fromHub<T>(path: string, read: () => T | Promise<T>): Promise<T> {

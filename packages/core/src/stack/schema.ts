@@ -29,6 +29,18 @@ export const StrengthEntry = z.union(
 );
 export type StrengthEntry = z.infer<typeof StrengthEntry>;
 
+/** What an input or a port is fed: see `Route`; a picture is a file. */
+export const RouteEntry = z.union(
+  [
+    z.string(),
+    z.int().nonnegative(),
+    z.strictObject({ text: z.string() }),
+    z.strictObject({ image: z.string() }),
+  ],
+  { error: 'is the name of a source, the number of a label, { text: words } or { image: file }' },
+);
+export type RouteEntry = z.infer<typeof RouteEntry>;
+
 const Train = z.union([z.literal(true), z.array(z.string())]);
 
 /** One adapter of a stack. Keys beside these are options of its kind. */
@@ -84,6 +96,8 @@ export const StackFile = z.strictObject({
   /** `default` is the backbone's own; else a scheduler config to use instead. */
   schedule: z.union([z.literal('default'), z.looseObject({})]).default('default'),
   adapters: z.array(StackEntry).default([]),
+  /** What inputs (`encoder_hidden_states`) and ports (`edit.image`) are fed, where it is not the usual. */
+  routes: z.record(z.string(), RouteEntry).optional(),
   sampling: Sampling.optional(),
   /** Paths of plugins that are not installed. */
   plugins: z.array(z.string()).default([]),

@@ -8,7 +8,7 @@ import { f32, writeSafetensors } from '@attune/engine';
 import sharp from 'sharp';
 import { expect, test } from 'vitest';
 
-import { readMask } from '../src/mask.ts';
+import { readMask } from '../src/stack-media.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'mask-'));
 
