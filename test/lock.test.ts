@@ -6,8 +6,9 @@ import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
-import { StackLock } from '@attune/core';
+import { parseYaml, StackFile, StackLock } from '@attune/core';
 import { openSafetensors, writeSafetensors } from '@attune/engine';
+import sharp from 'sharp';
 import { beforeAll, describe, expect, test } from 'vitest';
 
 const fixtures = resolve('test/parity/fixtures');
@@ -190,6 +191,84 @@ describe('--frozen', () => {
       expect.stringMatching(/stack\.lock\.json: version/),
     ]);
     expect(attune('compose', stack, '--lock', '--no-proof').status).toBe(0);
+  });
+});
+
+describe('files that strengths and routes name', () => {
+  /** A masked LoRA, a routed picture, and the lock of both. */
+  const masked = async () => {
+    const { folder, stack, lock } = locked();
+    const flat = (colour: string) =>
+      sharp({ create: { width: 8, height: 8, channels: 3, background: colour } }).png();
+    await flat('grey').toFile(join(folder, 'mask.png'));
+    await flat('red').toFile(join(folder, 'hint.png'));
+    const text = readFileSync(stack, 'utf8')
+      .replace('use: lora', 'use: lora\n    strength: { default: { mask: mask.png }, unet.mid_block: 0.5 }')
+      .concat('routes: { edit.image: { image: hint.png } }\n');
+    writeFileSync(stack, text);
+    expect(attune('compose', stack, '--lock', '--no-proof').status).toBe(0);
+    return { folder, stack, lock, flat };
+  };
+
+  test('are in the lock by their contents, and drift with them', async () => {
+    const { folder, stack, lock, flat } = await masked();
+    const text = readFileSync(lock, 'utf8');
+    expect(text).not.toMatch(/mask\.png|hint\.png/);
+    expect(attune('tokenize', stack, 'a dog', '--frozen').status).toBe(0);
+    await flat('white').toFile(join(folder, 'mask.png'));
+    await flat('blue').toFile(join(folder, 'hint.png'));
+    for (const flag of ['--frozen', '--verify']) {
+      const { status, stderr } = attune('tokenize', stack, 'a dog', flag);
+      expect(status).toBe(2);
+      expect(stderr).toMatch(/adapters\.lora\.strength\.default\.mask\.sha256: \w{12}… → \w{12}…/);
+      expect(stderr).toMatch(/routes\.edit\.image\.image\.sha256: \w{12}… → \w{12}…/);
+    }
+    expect(attune('compose', stack, '--lock', '--no-proof').status).toBe(0);
+    expect(readFileSync(lock, 'utf8')).not.toBe(text);
+  });
+});
+
+describe('recipes', () => {
+  test('train and distill: --lock writes all stacks, --frozen refuses what has changed', () => {
+    const { folder, stack } = locked();
+    const { adapters } = parseYaml(StackFile, readFileSync(stack, 'utf8'), stack);
+    const own = { backbone: './model', adapters: adapters.slice(0, 1) };
+    const student = { ...own, adapters: [...own.adapters, { use: 'lora', rank: 1, train: true }] };
+    const view = { encoder_hidden_states: 'text.caption', 'edit.image': 'source' };
+    const recipes = {
+      train: {
+        stack: student,
+        objective: { use: 'denoise' },
+        data: { use: 'pocket/captioned' },
+        train: { steps: 1, batch: 1, lr: 0.1 },
+      },
+      distill: {
+        distill: { student: { stack: student, view }, teachers: { edit: { stack: own, view } } },
+        data: { use: 'pocket/edits' },
+      },
+    };
+    const at = (command: string) => join(folder, `${command}.yaml`);
+    for (const [command, recipe] of Object.entries(recipes)) {
+      writeFileSync(at(command), JSON.stringify(recipe));
+      expect(attune(command, at(command), '--frozen').stderr).toMatch(
+        new RegExp(`no ${command}\\.lock\\.json beside it: write one with attune ${command} .*--lock`),
+      );
+      const { status, stderr } = attune(command, at(command), '--lock');
+      expect([status, stderr]).toEqual([0, expect.stringMatching(/wrote .*\.lock\.json/)]);
+    }
+    touch(join(folder, 'edit', 'diffusion_pytorch_model.safetensors'));
+    const wants = { train: /stack\.adapters\.edit\.files/, distill: /teachers\.edit\.adapters\.edit/ };
+    for (const [command, message] of Object.entries(wants)) {
+      const run = join(folder, 'runs', command);
+      const { status, stderr } = attune(command, at(command), '--run', run, '--frozen');
+      expect([status, stderr]).toEqual([2, expect.stringMatching(message)]);
+      expect(existsSync(run)).toBe(false);
+    }
+  });
+
+  test('the bundled stacks, which demo opens, are what their locks say', () => {
+    for (const name of ['pocket/plain', 'pocket/aligned'])
+      expect(attune('tokenize', name, 'a dog', '--verify')).toMatchObject({ status: 0 });
   });
 });
 

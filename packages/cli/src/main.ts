@@ -60,29 +60,12 @@ export async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-const commands: readonly (() => Command)[] = [
-  composeCommand,
-  convertCommand,
-  editCommand,
-  evalCommand,
-  exportCommand,
-  generateCommand,
-  inspectCommand,
-  probeCommand,
-  reportCommand,
-  tokenizeCommand,
-  demoCommand,
-  distillCommand,
-  trainCommand,
-  pullCommand,
-  pluginCommand,
-  doctorCommand,
-];
-
-/** Commands that open a stack which people name: a stack file may have a lock to be heeded. */
+/** Commands that open a stack: the file that it comes from may have a lock to be heeded. */
 const opensStacks: ReadonlySet<() => Command> = new Set([
   composeCommand,
   convertCommand,
+  demoCommand,
+  distillCommand,
   editCommand,
   evalCommand,
   exportCommand,
@@ -91,6 +74,7 @@ const opensStacks: ReadonlySet<() => Command> = new Set([
   probeCommand,
   reportCommand,
   tokenizeCommand,
+  trainCommand,
 ]);
 
 const runsModels: ReadonlySet<() => Command> = new Set([
@@ -105,6 +89,13 @@ const runsModels: ReadonlySet<() => Command> = new Set([
   reportCommand,
   trainCommand,
 ]);
+
+const commands: readonly (() => Command)[] = [
+  ...opensStacks,
+  pullCommand,
+  pluginCommand,
+  doctorCommand,
+];
 
 /** Failures that are not the input's fault. */
 const ownFailures = new Set([

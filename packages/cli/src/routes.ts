@@ -96,7 +96,10 @@ export function instructed(model: Model, { all, own }: Instructions): Model {
       return [[port, { text: own[name] }] as const];
     }
     if (all === undefined)
-      throw new AttuneError('USAGE', `Nothing says what ${name} is to change: give -i "…" for all, or -i ${name}="…".`);
+      throw new AttuneError(
+        'USAGE',
+        `Nothing says what ${name} is to change: give -i "…" for all, or -i ${name}="…".`,
+      );
     return [];
   });
   const deaf = model.adapters.find(({ name }) => name in own && !told.has(name));

@@ -19,8 +19,8 @@ import { AttuneError } from '@attune/engine';
 
 import { completed } from './probe/model.ts';
 import type { CommandSession } from './session.ts';
-import { type StackArgument, stackWarnings } from './stack.ts';
 import { stackMedia } from './stack-media.ts';
+import { type StackArgument, stackWarnings } from './stack.ts';
 import { warn } from './terminal.ts';
 
 export interface TrustOptions {

@@ -153,7 +153,9 @@ export {
   lockText,
   Proof,
   readLock,
+  recipeLockText,
   refuseDrift,
+  refuseRecipeDrift,
   StackLock,
 } from './stack/lock.ts';
 export {

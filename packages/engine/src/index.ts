@@ -112,7 +112,7 @@ export {
 export type { Device, Profile, Runtime, RuntimeOptions, Session } from './runtime/runtime.ts';
 export { OrtRuntime } from './runtime/session.ts';
 export { cacheFolder } from './weights/cache.ts';
-export { hashOf } from './weights/file.ts';
+export { hashOf, stateOf } from './weights/file.ts';
 export { type WeightEntry, Weights } from './weights/store.ts';
 export { reshaped, rows } from './weights/view.ts';
 export {

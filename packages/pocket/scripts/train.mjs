@@ -129,6 +129,17 @@ async function runStage({ name, command = 'train', before, after, to = intoModel
   for (const file of ['log.jsonl', 'recipe.yaml']) cpSync(join(run, file), join(stage, file));
   to(join(run, 'best'));
   await after?.({ run, stage });
+  lockStacks(bin);
+}
+
+/** The bundled stacks' locks say what their files are now. */
+function lockStacks(bin) {
+  for (const name of ['plain', 'aligned']) {
+    const stack = join(pocket, 'stacks', `${name}.yaml`);
+    const args = [bin, 'compose', stack, '--lock', '--no-proof'];
+    const { status } = spawnSync(process.execPath, args, { stdio: 'inherit' });
+    if (status !== 0) process.exit(status ?? 1);
+  }
 }
 
 const [wanted] = process.argv.slice(2);

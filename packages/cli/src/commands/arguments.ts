@@ -61,7 +61,7 @@ export const samplers = "ddim, euler, dpmpp-2m, lcm or a plugin's";
 /** The options of every command that opens a stack; read by `heedLock`. */
 export const withLock = (command: Command): Command =>
   command
-    .option('--frozen', 'refuse a stack that is not what its lock file says')
+    .option('--frozen', 'refuse a stack or recipe that is not what its lock file says')
     .option('--verify', 'the same, with every file read and hashed again');
 
 export const devices: readonly Device[] = ['cpu', 'cuda', 'webgpu', 'dml', 'coreml'];

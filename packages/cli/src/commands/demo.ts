@@ -27,11 +27,12 @@ import {
 } from '../media/index.ts';
 import { htmlPage, type Picture } from '../report/page.ts';
 import { openSession } from '../session.ts';
-import { readStack } from '../stack.ts';
+import { stackMedia } from '../stack-media.ts';
+import { heedLock, type LockOptions, readStack, type StackArgument } from '../stack.ts';
 import { progress, say } from '../terminal.ts';
 import { count, positive, type RuntimeChoice, runtimeOf } from './arguments.ts';
 
-interface Options extends RuntimeChoice {
+interface Options extends LockOptions, RuntimeChoice {
   readonly out: string;
   readonly clip: string;
   readonly instruction?: string;
@@ -75,13 +76,18 @@ async function demoAction(options: Options): Promise<void> {
   const pocket = await openPocket();
   const began = performance.now();
   const { loader, runtime } = openSession(runtimeOf(options));
+  const stacks = new Map<string, StackArgument>();
+  for (const name of ['plain', 'aligned']) {
+    const argument = await readStack(`pocket/${name}`);
+    await heedLock(`pocket/${name}`, argument, loader, options);
+    stacks.set(name, argument);
+  }
   const clip = await clipOf(pocket, options);
   say(`${clip.name}: "${clip.instruction}"`);
   const results: { name: string; frames: F32Array }[] = [];
-  for (const name of ['plain', 'aligned']) {
-    const { stack, folder } = await readStack(`pocket/${name}`);
+  for (const [name, { stack, folder }] of stacks) {
     const open = async (stills: boolean): Promise<ModelRunner> =>
-      new ModelRunner(await openStack(stack, folder, loader, { stills }), runtime);
+      new ModelRunner(await openStack(stack, folder, loader, { ...stackMedia, stills }), runtime);
     const models = { stack: await open(false), stills: await open(true) };
     const sampling = Sampling.parse(stack.sampling ?? {});
     const sampler = await openSampler(sampling.sampler, loader);

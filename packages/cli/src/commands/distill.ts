@@ -2,17 +2,18 @@
 
 import { basename, dirname, join, resolve } from 'node:path';
 
-import { parseYaml } from '@attune/core';
+import { parseYaml, type StackFile } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { DistillRecipe, runDistillation } from '@attune/fdd';
 import { Command } from 'commander';
 
 import { untilInterrupted } from '../interrupt.ts';
+import { heedRecipeLock, type RecipeLockOptions } from '../recipe-lock.ts';
 import { openSession } from '../session.ts';
 import { pace, progress } from '../terminal.ts';
 import { readText, type RuntimeChoice, runtimeOf } from './arguments.ts';
 
-interface Options extends RuntimeChoice {
+interface Options extends RecipeLockOptions, RuntimeChoice {
   readonly run?: string;
   readonly resume?: boolean;
   readonly json?: boolean;
@@ -24,22 +25,39 @@ export const distillCommand = (): Command =>
     .argument('<recipe>', 'a distill.yaml')
     .option('--run <folder>', 'the run’s folder (default: runs/<recipe name>)')
     .option('--resume', 'continue the run from its newest checkpoint')
+    .option('--lock', 'write the lock of the recipe’s stacks beside it, and distill nothing')
     .option('--json', 'one JSON line at the end, on stdout')
     .addHelpText('after', '\nExample:\n  $ attune distill recipes/align.yaml --run runs/align')
     .action(distillAction);
 
+/** Every stack that a run of the recipe opens, by its place in it. */
+const stacksOf = ({
+  distill: { student, teachers },
+}: DistillRecipe): Readonly<Record<string, StackFile>> =>
+  Object.fromEntries([
+    ['student', student.stack],
+    ...Object.entries(teachers).flatMap(([id, { stack, fake }]) => [
+      [`teachers.${id}`, stack] as const,
+      ...(fake
+        ? [[`fakes.${id}`, { ...stack, adapters: [...stack.adapters, ...fake.adapters] }] as const]
+        : []),
+    ]),
+  ]);
+
 async function distillAction(file: string, options: Options): Promise<void> {
   const path = resolve(file);
   const recipe = parseYaml(DistillRecipe, readText(path), file);
-  const { student, teachers, phases } = recipe.distill;
-  const stacks = [student.stack, ...Object.values(teachers).map(({ stack }) => stack)];
+  const { phases } = recipe.distill;
+  const stacks = stacksOf(recipe);
   const { loader, runtime } = openSession(runtimeOf(options), {
     folder: dirname(path),
-    paths: [...new Set(stacks.flatMap(({ plugins }) => plugins))],
+    paths: [...new Set(Object.values(stacks).flatMap(({ plugins }) => plugins))],
   });
   const total = phases[phases.length - 1].until;
   const rate = pace(total);
   try {
+    const locked = { file, folder: dirname(path), command: 'distill', stacks };
+    if (await heedRecipeLock(locked, loader, options)) return;
     const {
       state,
       complete,

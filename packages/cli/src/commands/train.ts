@@ -9,11 +9,12 @@ import { Command } from 'commander';
 
 import { untilInterrupted } from '../interrupt.ts';
 import { columnsOf, sideBySide, writeMedia } from '../media/index.ts';
+import { heedRecipeLock, type RecipeLockOptions } from '../recipe-lock.ts';
 import { openSession } from '../session.ts';
 import { pace, progress } from '../terminal.ts';
 import { readText, type RuntimeChoice, runtimeOf } from './arguments.ts';
 
-interface Options extends RuntimeChoice {
+interface Options extends RecipeLockOptions, RuntimeChoice {
   readonly run?: string;
   readonly resume?: boolean;
   readonly json?: boolean;
@@ -25,6 +26,7 @@ export const trainCommand = (): Command =>
     .argument('<recipe>', 'a train.yaml')
     .option('--run <folder>', 'the run’s folder (default: runs/<recipe name>)')
     .option('--resume', 'continue the run from its newest checkpoint')
+    .option('--lock', 'write the lock of the recipe’s stack beside it, and train nothing')
     .option('--json', 'one JSON line at the end, on stdout')
     .addHelpText('after', '\nExample:\n  $ attune train recipes/vae.yaml --run runs/vae')
     .action(trainAction);
@@ -39,6 +41,13 @@ async function trainAction(file: string, options: Options): Promise<void> {
   });
   const rate = pace(recipe.train.steps);
   try {
+    const locked = {
+      file,
+      folder: dirname(path),
+      command: 'train',
+      stacks: { stack: recipe.stack },
+    };
+    if (await heedRecipeLock(locked, loader, options)) return;
     const { state, complete } = await untilInterrupted((signal) =>
       runTraining(recipe, {
         loader,

@@ -8,15 +8,16 @@ import {
   materialize,
   type Model,
   nominalDims,
+  pulled,
   readAdapterFile,
   readStrength,
   type StackEntry,
 } from '@attune/core';
 import { AttuneError, writeSafetensors } from '@attune/engine';
 
-import { readMask } from '../stack-media.ts';
 import { openWhole } from '../probe/model.ts';
 import { comparison, outputsOf } from '../probe/outputs.ts';
+import { readMask } from '../stack-media.ts';
 import type { StackSession } from '../stack.ts';
 import { mergedCard } from './card.ts';
 import { TOLERANCE } from './check.ts';
@@ -60,7 +61,7 @@ export async function exportMerged(
   const strengths = await Promise.all(
     own.map(
       async ({ strength }) =>
-        strength && readStrength(strength, (path) => resolve(home, path), readMask),
+        strength && readStrength(strength, (path) => resolve(home, pulled(path)), readMask),
     ),
   );
   const parts = own.map((entry, i) => {
@@ -72,7 +73,7 @@ export async function exportMerged(
       );
     return {
       name,
-      file: readAdapterFile(resolve(home, entry.from)),
+      file: readAdapterFile(resolve(home, pulled(entry.from))),
       ...(strengths[i] === undefined ? {} : { strength: strengths[i] }),
     };
   });
@@ -114,8 +115,8 @@ export async function exportMerged(
       { error },
     );
   const names = new Set(own.map(nameOf));
-  const origins = await originsOf(session, model, (name) => names.has(name));
-  const files = await hashed(
+  const origins = originsOf(session, model, (name) => names.has(name));
+  const files = hashed(
     [file, ...Object.keys(layout?.configs ?? {})].map((name) => join(folder, name)),
   );
   const facts = { id: full, dialect, file, error, effect, files };

@@ -58,12 +58,12 @@ export async function exportOnnx(
     const checked = await checkGraph(model, graph, folder, runtime);
     Object.assign(vectors, checked.vectors);
     const written = [graph.file, ...(graph.data ? [graph.data] : [])];
-    const files = await hashed(written.map((file) => join(folder, file)));
+    const files = hashed(written.map((file) => join(folder, file)));
     parts.push({ graph, checked, files });
   }
   await model.tokenizer?.save(join(folder, 'tokenizer'));
   writeSafetensors(join(folder, 'check.safetensors'), vectors);
-  const origins = await originsOf(session, model);
+  const origins = originsOf(session, model);
   const more = { parts, sizes, weights: options.weights, liveStrengths: options.liveStrengths };
   const manifest = onnxManifest({ stack, origins }, session, model, more);
   writeFileSync(join(folder, 'README.md'), onnxCard({ stack, origins }, more));

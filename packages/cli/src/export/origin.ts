@@ -1,10 +1,9 @@
 /** Where a stack comes from: its files with their hashes, the packages that read them, the terms they declare. */
 
-import { createHash } from 'node:crypto';
-import { createReadStream, existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 
-import type { Model, StackEntry } from '@attune/core';
+import { HashBook, type Model, pulled, type StackEntry } from '@attune/core';
 
 import type { StackSession } from '../stack.ts';
 
@@ -29,19 +28,23 @@ export interface Origin {
 }
 
 /** The backbone and every adapter of a stack, in order; `included` says which of them were exported. */
-export async function originsOf(
+export function originsOf(
   session: StackSession,
   model: Model,
   included: (name: string) => boolean = () => true,
-): Promise<Origin[]> {
+): Origin[] {
   const { stack, folder, loader } = session;
   const heads = new Set(model.adapters.map(({ name }) => name));
   const backbone = backboneOf(session);
+  const hashes = new HashBook();
   const origins: Origin[] = [
     {
       name: 'backbone',
       included: included('backbone'),
-      files: await hashed(filesOf(model, (head) => !heads.has(head))),
+      files: hashed(
+        filesOf(model, (head) => !heads.has(head)),
+        hashes,
+      ),
       ...backbone,
     },
   ];
@@ -49,7 +52,7 @@ export async function originsOf(
     const { plugin, id } = loader.owner('adapters', use);
     const name = given ?? use.slice(use.indexOf('/') + 1);
     const adapter = model.adapters.find((one) => one.name === name);
-    const path = from === undefined ? undefined : resolve(folder, from);
+    const path = from === undefined ? undefined : resolve(folder, pulled(from));
     const own = filesOf(model, (head) => head === name);
     if (path && statSync(path).isFile()) own.add(path);
     const { 'modelspec.license': declared } = adapter?.fileExtras?.metadata ?? {};
@@ -60,7 +63,7 @@ export async function originsOf(
       strength: strength ?? 1,
       // One of strength 0 is in no stack.
       included: adapter !== undefined && included(name),
-      files: await hashed(own),
+      files: hashed(own, hashes),
       license: adapter?.license ?? declared ?? declaredLicense(path, session),
     });
   }
@@ -71,7 +74,7 @@ function backboneOf(session: StackSession): Pick<Origin, 'package' | 'license'> 
   const { stack, folder, loader } = session;
   const { backbone } = stack;
   if (!loader.ids('backbones').includes(backbone))
-    return { license: declaredLicense(resolve(folder, backbone), session) };
+    return { license: declaredLicense(resolve(folder, pulled(backbone)), session) };
   const { plugin } = loader.owner('backbones', backbone);
   return {
     package: `${plugin.package}@${plugin.version}`,
@@ -91,15 +94,11 @@ function filesOf(model: Model, mine: (head: string) => boolean): Set<string> {
 }
 
 /** Hashes as `sha256sum` prints them. */
-export async function hashed(files: Iterable<string>): Promise<HashedFile[]> {
-  const found: HashedFile[] = [];
-  for (const file of files) {
-    const hash = createHash('sha256');
-    for await (const chunk of createReadStream(file)) hash.update(chunk as Buffer);
-    found.push({ file: named(file), bytes: statSync(file).size, sha256: hash.digest('hex') });
-  }
-  return found;
-}
+export const hashed = (files: Iterable<string>, hashes = new HashBook()): HashedFile[] =>
+  Array.from(files, (file) => {
+    const { size: bytes, sha256 } = hashes.of(file);
+    return { file: named(file), bytes, sha256 };
+  });
 
 /** A file's name, with its folder's where many files are called so. */
 const named = (file: string): string =>

@@ -110,14 +110,18 @@ export class Conditions {
     given: Given,
     branches: Readonly<Record<N, Without>>,
   ): Promise<Record<N, Feeds>> {
-    const names = Object.keys(branches) as N[];
-    const fed = Object.fromEntries(names.map((name) => [name, {}])) as Record<N, Feeds>;
-    for (const one of this.#routes) {
-      const whole = await this.#value(one, turn, given);
-      for (const name of names)
-        fed[name][one.port] = isLeft(one, branches[name]) ? this.#nothing(one, turn, whole) : whole;
-    }
-    return fed;
+    const values: (readonly [Fed, NDArray])[] = [];
+    for (const one of this.#routes) values.push([one, await this.#value(one, turn, given)]);
+    const fed = Object.entries<Without>(branches).map(([name, without]) => [
+      name,
+      Object.fromEntries(
+        values.map(([one, whole]) => [
+          one.port,
+          isLeft(one, without) ? this.#nothing(one, turn, whole) : whole,
+        ]),
+      ),
+    ]);
+    return Object.fromEntries(fed) as Record<N, Feeds>;
   }
 
   #value(one: Fed, turn: number, given: Given): NDArray | Promise<NDArray> {

@@ -3,7 +3,7 @@
 import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
-import { AttuneError, cacheFolder, hashOf } from '@attune/engine';
+import { AttuneError, cacheFolder, hashOf, stateOf } from '@attune/engine';
 import { z } from 'zod';
 
 export interface FileHash {
@@ -24,7 +24,7 @@ export function hashBookFile(): string | undefined {
 }
 
 /**
- * Hashes by path. One is remembered as long as the file's size, times and inode stay; that of a file which
+ * Hashes by path. One is remembered as long as the file's state (`stateOf`) stays; that of a file which
  * has only just been written is not, since its times could not tell a second change.
  */
 export class HashBook {
@@ -45,7 +45,7 @@ export class HashBook {
     if (!stat?.isFile())
       throw new AttuneError('MISSING_FILE', `${path} is no file; nothing to hash.`, { path });
     const size = Number(stat.size);
-    const stamp = [stat.size, stat.mtimeNs, stat.ctimeNs, stat.ino].join(':');
+    const stamp = stateOf(stat);
     const before = this.#read.get(`${path}\n${stamp}`);
     if (before !== undefined) return { size, sha256: before };
     const known = this.#load()[path];

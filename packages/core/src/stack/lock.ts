@@ -75,7 +75,7 @@ export const StackLock = z.strictObject({
 /** A checked lock. */
 export type StackLock = z.infer<typeof StackLock>;
 
-/** The place of a stack file's lock: stack.yaml has stack.lock.json. */
+/** The place of a stack file's or a recipe's lock: stack.yaml has stack.lock.json. */
 export const lockFileOf = (stackFile: string): string =>
   stackFile.replace(/\.ya?ml$/, '.lock.json');
 
@@ -258,20 +258,53 @@ function short(json: string | undefined): string {
   return hash ? `${hash[1]}…` : json;
 }
 
+/** The lock of a recipe: of each of its stacks, by what it is there (`stack`, `student`, `teachers.video`). */
+export const RecipeLock = z.strictObject({
+  version: z.literal(1),
+  stacks: z.record(z.string(), StackLock),
+});
+
+/** The lock of a recipe's stacks as the text of its file. */
+export const recipeLockText = (stacks: Readonly<Record<string, StackLock>>): string =>
+  `${JSON.stringify({ version: 1, stacks }, null, 2)}\n`;
+
+/** As `refuseDrift`, of all the stacks of a recipe; `command` is the one that runs it. */
+export function refuseRecipeDrift(
+  recipe: string,
+  stacks: Readonly<Record<string, StackLock>>,
+  command: string,
+): void {
+  const file = lockFileOf(recipe);
+  const again = `attune ${command} ${recipe} --lock`;
+  if (!existsSync(file)) throw noLock(recipe, again);
+  const { stacks: locked } = checkFile(RecipeLock, readJson(file), file);
+  const lines = [...new Set([...Object.keys(locked), ...Object.keys(stacks)])].flatMap((name) => {
+    const [before, now] = [locked[name], stacks[name]];
+    if (before && now) return lockDiff(before, now).map((line) => `${name}.${line}`);
+    return [`${name}: ${before ? 'locked → none' : 'none → there'}`];
+  });
+  if (lines.length) throw drifted(recipe, lines, again);
+}
+
 /** Throws LOCK_DRIFT, with the differences, for a stack that is not what its lock says; NO_LOCK without one. */
 export function refuseDrift(stackFile: string, lock: StackLock): void {
   const locked = readLock(stackFile);
-  if (!locked)
-    throw new AttuneError(
-      'NO_LOCK',
-      `${stackFile} has no ${basename(lockFileOf(stackFile))} beside it: write one with attune compose ${stackFile} --lock.`,
-      { stackFile },
-    );
+  const again = `attune compose ${stackFile} --lock`;
+  if (!locked) throw noLock(stackFile, again);
   const lines = lockDiff(locked, lock);
-  if (lines.length)
-    throw new AttuneError(
-      'LOCK_DRIFT',
-      `${stackFile} is not what ${basename(lockFileOf(stackFile))} says (locked → now):\n${lines.map((line) => `  ${line}`).join('\n')}\nPut the files back, or lock the stack anew with attune compose ${stackFile} --lock.`,
-      { stackFile, lines },
-    );
+  if (lines.length) throw drifted(stackFile, lines, again);
 }
+
+const noLock = (file: string, again: string): AttuneError =>
+  new AttuneError(
+    'NO_LOCK',
+    `${file} has no ${basename(lockFileOf(file))} beside it: write one with ${again}.`,
+    { file },
+  );
+
+const drifted = (file: string, lines: readonly string[], again: string): AttuneError =>
+  new AttuneError(
+    'LOCK_DRIFT',
+    `${file} is not what ${basename(lockFileOf(file))} says (locked → now):\n${lines.map((line) => `  ${line}`).join('\n')}\nPut the files back, or lock it anew with ${again}.`,
+    { file, lines },
+  );

@@ -6,7 +6,7 @@ import { homedir } from 'node:os';
 import { dirname, isAbsolute, join } from 'node:path';
 
 import type { NDArray } from '../runtime/array.ts';
-import { hashOf, payloadHash, type Notes } from './payload.ts';
+import { hashOfArray, payloadHash, type Notes } from './payload.ts';
 import { writeSafetensors } from './safetensors.ts';
 import { type WeightEntry, Weights } from './store.ts';
 
@@ -80,7 +80,7 @@ export class Cache implements Notes {
       // A folder of its own: a process's number may occur twice where machines share a cache.
       staging = mkdtempSync(join(this.folder, 'staged-'));
       const staged = join(staging, 'value.safetensors');
-      writeSafetensors(staged, { value }, { key, sha256: hashOf(value) });
+      writeSafetensors(staged, { value }, { key, sha256: hashOfArray(value) });
       renameSync(staged, file);
     } catch {
       this.#writable = false;

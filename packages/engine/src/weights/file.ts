@@ -1,7 +1,15 @@
 /** Files as untrusted bytes. */
 
 import { createHash } from 'node:crypto';
-import { closeSync, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
+import {
+  type BigIntStats,
+  closeSync,
+  fstatSync,
+  openSync,
+  readSync,
+  realpathSync,
+  statSync,
+} from 'node:fs';
 
 import { AttuneError, badFile } from '../errors.ts';
 
@@ -35,12 +43,22 @@ const chunk = 16 * 2 ** 20;
 
 /** SHA-256 of a file's bytes from `start` on, in hexadecimal, read piece by piece. Throws as `withFile` does. */
 export const hashOf = (file: string, start = 0): string =>
-  withFile(file, (handle, _, size) => {
-    const hash = createHash('sha256');
-    for (let at = start; at < size; at += chunk)
-      hash.update(readBytes(handle, at, Math.min(chunk, size - at), file));
-    return hash.digest('hex');
-  });
+  withFile(file, (handle, _, size) => hashOfBytes(handle, start, size - start, file));
+
+/** SHA-256 of `length` bytes of an open file, in hexadecimal. Throws as `readBytes` does. */
+export function hashOfBytes(handle: number, from: number, length: number, file: string): string {
+  const hash = createHash('sha256');
+  for (let at = 0; at < length; at += chunk)
+    hash.update(readBytes(handle, from + at, Math.min(chunk, length - at), file));
+  return hash.digest('hex');
+}
+
+/**
+ * What stays the same as long as a file is not written: its inode, size and times of change to the
+ * nanosecond, as build tools trust them. A file changed without any of these is not noticed.
+ */
+export const stateOf = ({ ino, size, mtimeNs, ctimeNs }: BigIntStats): string =>
+  [ino, size, mtimeNs, ctimeNs].join('\n');
 
 export const reasonOf = (error: unknown): string =>
   error instanceof Error ? error.message : String(error);

@@ -8,7 +8,7 @@ import { join, resolve } from 'node:path';
 import { type NDArray, openSafetensors, Rng, writeSafetensors } from '@attune/engine';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
-import { done, packWorkspace, type Registry, startRegistry } from './registry.ts';
+import { done, packWorkspace, type Registry, startRegistry } from '../registry.ts';
 
 const built = resolve('packages/cli/bin/attune.js');
 const place = mkdtempSync(join(tmpdir(), 'publish-'));
