@@ -194,24 +194,28 @@ describe('--frozen', () => {
   });
 });
 
-describe('files that strengths and routes name', () => {
-  /** A masked LoRA, a routed picture, and the lock of both. */
-  const masked = async () => {
-    const { folder, stack, lock } = locked();
-    const flat = (colour: string) =>
-      sharp({ create: { width: 8, height: 8, channels: 3, background: colour } }).png();
-    await flat('grey').toFile(join(folder, 'mask.png'));
-    await flat('red').toFile(join(folder, 'hint.png'));
-    const text = readFileSync(stack, 'utf8')
-      .replace('use: lora', 'use: lora\n    strength: { default: { mask: mask.png }, unet.mid_block: 0.5 }')
-      .concat('routes: { edit.image: { image: hint.png } }\n');
-    writeFileSync(stack, text);
-    expect(attune('compose', stack, '--lock', '--no-proof').status).toBe(0);
-    return { folder, stack, lock, flat };
-  };
+const flat = (colour: string) =>
+  sharp({ create: { width: 8, height: 8, channels: 3, background: colour } }).png();
 
+/** A masked LoRA, a routed picture, and the lock of both. */
+const masked = async () => {
+  const { folder, stack, lock } = locked();
+  await flat('grey').toFile(join(folder, 'mask.png'));
+  await flat('red').toFile(join(folder, 'hint.png'));
+  const text = readFileSync(stack, 'utf8')
+    .replace(
+      'use: lora',
+      'use: lora\n    strength: { default: { mask: mask.png }, unet.mid_block: 0.5 }',
+    )
+    .concat('routes: { edit.image: { image: hint.png } }\n');
+  writeFileSync(stack, text);
+  expect(attune('compose', stack, '--lock', '--no-proof').status).toBe(0);
+  return { folder, stack, lock };
+};
+
+describe('files that strengths and routes name', () => {
   test('are in the lock by their contents, and drift with them', async () => {
-    const { folder, stack, lock, flat } = await masked();
+    const { folder, stack, lock } = await masked();
     const text = readFileSync(lock, 'utf8');
     expect(text).not.toMatch(/mask\.png|hint\.png/);
     expect(attune('tokenize', stack, 'a dog', '--frozen').status).toBe(0);
@@ -251,13 +255,18 @@ describe('recipes', () => {
     for (const [command, recipe] of Object.entries(recipes)) {
       writeFileSync(at(command), JSON.stringify(recipe));
       expect(attune(command, at(command), '--frozen').stderr).toMatch(
-        new RegExp(`no ${command}\\.lock\\.json beside it: write one with attune ${command} .*--lock`),
+        new RegExp(
+          `no ${command}\\.lock\\.json beside it: write one with attune ${command} .*--lock`,
+        ),
       );
       const { status, stderr } = attune(command, at(command), '--lock');
       expect([status, stderr]).toEqual([0, expect.stringMatching(/wrote .*\.lock\.json/)]);
     }
     touch(join(folder, 'edit', 'diffusion_pytorch_model.safetensors'));
-    const wants = { train: /stack\.adapters\.edit\.files/, distill: /teachers\.edit\.adapters\.edit/ };
+    const wants = {
+      train: /stack\.adapters\.edit\.files/,
+      distill: /teachers\.edit\.adapters\.edit/,
+    };
     for (const [command, message] of Object.entries(wants)) {
       const run = join(folder, 'runs', command);
       const { status, stderr } = attune(command, at(command), '--run', run, '--frozen');

@@ -82,6 +82,8 @@ async function studio(): Promise<string> {
   return folder;
 }
 
+const pixels = (file: string | Buffer) => sharp(file).raw().toBuffer();
+
 test('from the disk: a verdict each, a stack, a picture and a clip, and the stack elsewhere', async () => {
   const folder = await studio();
   const fixtures = resolve('test/parity/fixtures');
@@ -131,15 +133,23 @@ test('from the disk: a verdict each, a stack, a picture and a clip, and the stac
   const text = readFileSync(join(folder, 'stack.yaml'), 'utf8');
   writeFileSync(join(folder, 'moved.yaml'), text.replaceAll('models/', 'away/'));
   await good('edit', 'photo.png', ...words, '--stack', 'moved.yaml', '--frozen', '-o', 'again.png');
-  const pixels = (file: string | Buffer) => sharp(file).raw().toBuffer();
   expect((await pixels(join(folder, 'again.png'))).equals(await pixels(winter))).toBe(true);
-  cpSync(
-    `${fixtures}/compose/pocket/look.safetensors`,
-    join(folder, 'away', 'sketch.safetensors'),
-  );
-  const other = ['edit', 'photo.png', ...words, '--stack', 'moved.yaml', '--frozen', '-o', 'no.png'];
+  cpSync(`${fixtures}/compose/pocket/look.safetensors`, join(folder, 'away', 'sketch.safetensors'));
+  const other = [
+    'edit',
+    'photo.png',
+    ...words,
+    '--stack',
+    'moved.yaml',
+    '--frozen',
+    '-o',
+    'no.png',
+  ];
   const drifted = await run(other, folder);
-  expect([drifted.status, drifted.stderr]).toEqual([2, expect.stringMatching(/adapters\.look\.files/)]);
+  expect([drifted.status, drifted.stderr]).toEqual([
+    2,
+    expect.stringMatching(/adapters\.look\.files/),
+  ]);
 }, 400_000);
 
 test('from a hub: every command of the page, in order, in an empty folder', async () => {

@@ -121,18 +121,19 @@ test('without a terminal it says what to name', () => {
   }
 });
 
-describe('a dialogue', () => {
-  const terminal = () => ({ input: new PassThrough(), output: new PassThrough() });
+const terminal = () => ({ input: new PassThrough(), output: new PassThrough() });
 
+const digit = (text: string): number => {
+  if (/^\d$/.test(text)) return Number(text);
+  throw new AttuneError('BAD_ARGUMENT', `"${text}" is no digit.`);
+};
+
+describe('a dialogue', () => {
   test('keeps what is typed ahead, and asks again after an answer that does not do', async () => {
     const { input, output } = terminal();
     const asked = Dialogue.with(
       async (dialogue) => {
-        const read = (text: string) => {
-          if (/^\d$/.test(text)) return Number(text);
-          throw new AttuneError('BAD_ARGUMENT', `"${text}" is no digit.`);
-        };
-        return [await dialogue.ask('One:', read), await dialogue.ask('Two:', read)];
+        return [await dialogue.ask('One:', digit), await dialogue.ask('Two:', digit)];
       },
       { input, output },
     );

@@ -46,13 +46,25 @@ describe('routesOf', () => {
     ['a text for a picture', { 'eater.face': { text: 'x' } }, 'ROUTE_TYPE', /takes a picture/],
     ['a picture for a text', { encoder_hidden_states: 'input' }, 'ROUTE_TYPE', /takes a text/],
     ['a text for a label', { 'eater.kind': 'caption' }, 'ROUTE_TYPE', /takes the number/],
-    ['a tensor of its own kind', { 'eater.depth': 'input' }, 'UNKNOWN_PORT', /nothing can be routed/],
+    [
+      'a tensor of its own kind',
+      { 'eater.depth': 'input' },
+      'UNKNOWN_PORT',
+      /nothing can be routed/,
+    ],
   ])('%s is refused', (_, routes, code, message) => {
     expect(() => routesOf(routed(routes))).toThrow(
       expect.objectContaining({ code, message: expect.stringMatching(message) }),
     );
   });
 });
+
+const runner = (routes: Routes) => new ModelRunner(routed(routes), new OrtRuntime({ threads: 1 }));
+
+const begin = (array: { data: ArrayLike<number | bigint> }) => Array.from(array.data).slice(0, 50);
+
+const near = (a: unknown[], b: number[]) =>
+  a.forEach((value, i) => expect(value).toBeCloseTo(b[i], 4));
 
 describe('conditions', () => {
   const texts = {
@@ -62,7 +74,6 @@ describe('conditions', () => {
     motion_caption: ['a gold cat runs'],
     negative: ['blur'],
   };
-  const runner = (routes: Routes) => new ModelRunner(routed(routes), new OrtRuntime({ threads: 1 }));
   const branches = { none: { words: true, input: true }, image: { words: true }, full: {} };
 
   test('words and files go with the words, what is edited with the image, latents and labels stay', async () => {
@@ -74,10 +85,8 @@ describe('conditions', () => {
     const given = { dims, input, firstFrame, task: 2 };
     const { none, image, full } = await conditions.branches(0, given, branches);
     const { states } = await own.encodeText(['a dog', 'make it gold', 'blur']);
-    const rowOf = (i: number) => [...states.data.subarray((i * states.data.length) / 3)].slice(0, 50);
-    const begin = (array: { data: ArrayLike<number | bigint> }) => Array.from(array.data).slice(0, 50);
-    const near = (a: unknown[], b: number[]) =>
-      a.forEach((value, i) => expect(value).toBeCloseTo(b[i], 4));
+    const rowOf = (i: number) =>
+      [...states.data.subarray((i * states.data.length) / 3)].slice(0, 50);
     near(begin(full.encoder_hidden_states), rowOf(0));
     near(begin(full['eater.words']), rowOf(1));
     for (const port of ['encoder_hidden_states', 'eater.words'])

@@ -31,18 +31,14 @@ export const distillCommand = (): Command =>
     .action(distillAction);
 
 /** Every stack that a run of the recipe opens, by its place in it. */
-const stacksOf = ({
-  distill: { student, teachers },
-}: DistillRecipe): Readonly<Record<string, StackFile>> =>
-  Object.fromEntries([
-    ['student', student.stack],
-    ...Object.entries(teachers).flatMap(([id, { stack, fake }]) => [
-      [`teachers.${id}`, stack] as const,
-      ...(fake
-        ? [[`fakes.${id}`, { ...stack, adapters: [...stack.adapters, ...fake.adapters] }] as const]
-        : []),
-    ]),
-  ]);
+function stacksOf({ distill: { student, teachers } }: DistillRecipe): Record<string, StackFile> {
+  const stacks: Record<string, StackFile> = { student: student.stack };
+  for (const [id, { stack, fake }] of Object.entries(teachers)) {
+    stacks[`teachers.${id}`] = stack;
+    if (fake) stacks[`fakes.${id}`] = { ...stack, adapters: [...stack.adapters, ...fake.adapters] };
+  }
+  return stacks;
+}
 
 async function distillAction(file: string, options: Options): Promise<void> {
   const path = resolve(file);

@@ -78,7 +78,7 @@ export class Dialogue {
       };
       const leave = (error: unknown): void => {
         this.#waits = undefined;
-        fail(error as Error);
+        fail(error);
       };
       // A closed interface cannot prompt, and what was typed ahead still has to be told from its question.
       if (this.#closed) this.#output.write(`${question} `);

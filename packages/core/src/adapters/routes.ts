@@ -140,8 +140,8 @@ function problem(
       {
         code: 'UNKNOWN_SOURCE',
         port,
-        text: `${port} is to be fed ${String(route)}, which no run has`,
-        fix: `take one of ${[...fitting, ...fixed[spec.takes]].join(', ')}${near(String(route), Object.keys(sources))}`,
+        text: `${port} is to be fed ${routeText(route)}, which no run has`,
+        fix: `take one of ${[...fitting, ...fixed[spec.takes]].join(', ')}${near(routeText(route), Object.keys(sources))}`,
       },
     ];
   }
@@ -178,7 +178,8 @@ export function routeText(route: Route<unknown>): string {
 /** Every input that a run may feed, in order, with its route. Throws what `routeProblems` finds first. */
 export function routesOf({ nets, adapters, routes = {} }: Model): Routed[] {
   const [wrong] = routeProblems(nets, adapters, routes);
-  if (wrong) throw new AttuneError(wrong.code, `${wrong.text}; ${wrong.fix}.`, { port: wrong.port });
+  if (wrong)
+    throw new AttuneError(wrong.code, `${wrong.text}; ${wrong.fix}.`, { port: wrong.port });
   return [...targets(nets, adapters)].map(([port, spec]) => {
     const route = routes[port] ?? spec.source;
     return { port, spec, given: port in routes, ...(route === undefined ? {} : { route }) };
@@ -189,7 +190,6 @@ export function routesOf({ nets, adapters, routes = {} }: Model): Routed[] {
 export const routesTo = (adapters: readonly Adapter[], routes: Routes): Routes =>
   Object.fromEntries(
     Object.entries(routes).filter(
-      ([port]) =>
-        !port.includes('.') || adapters.some(({ name }) => port.startsWith(`${name}.`)),
+      ([port]) => !port.includes('.') || adapters.some(({ name }) => port.startsWith(`${name}.`)),
     ),
   );

@@ -2,7 +2,14 @@
 
 import { AttuneError, type F32Array, i64, type NDArray, zeros } from '@attune/engine';
 
-import { type Picture, type Routed, routesOf, type SourceName, sources } from '../adapters/routes.ts';
+import {
+  type Picture,
+  type Routed,
+  routesOf,
+  routeText,
+  type SourceName,
+  sources,
+} from '../adapters/routes.ts';
 import type { Dims } from '../models/net.ts';
 import { allRows, rows } from './frames.ts';
 import type { ModelRunner } from './runner.ts';
@@ -87,9 +94,7 @@ export class Conditions {
       .filter(({ spec }) => spec.takes === 'text')
       .flatMap(({ route }) =>
         turns.flatMap((texts) =>
-          typeof route === 'object' && 'text' in route
-            ? [route.text]
-            : texts[route as TextName],
+          typeof route === 'object' && 'text' in route ? [route.text] : texts[route as TextName],
         ),
       );
     const prompts = [...new Set([...used, ...turns.flatMap(({ negative }) => negative)])];
@@ -204,7 +209,7 @@ function taskOf(port: string, { task }: Given): number {
 function missing({ port, route }: Fed): never {
   throw new AttuneError(
     'MISSING_PORT',
-    `${port} is fed ${String(route)}, which this run does not have: route something else to it, as a picture (--route ${port}=image:FILE).`,
+    `${port} is fed ${routeText(route)}, which this run does not have: route something else to it, as a picture (--route ${port}=image:FILE).`,
     { port },
   );
 }

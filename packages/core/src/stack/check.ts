@@ -14,7 +14,15 @@ import type { StackPart, StackParts } from './open.ts';
 export interface Finding {
   /** An error keeps a stack from being opened. */
   readonly level: 'error' | 'warning';
-  readonly topic: 'prediction' | 'schedule' | 'base' | 'port' | 'route' | 'frames' | 'order' | 'partial';
+  readonly topic:
+    | 'prediction'
+    | 'schedule'
+    | 'base'
+    | 'port'
+    | 'route'
+    | 'frames'
+    | 'order'
+    | 'partial';
   /** What is wrong, with the adapter's name. */
   readonly text: string;
   /** What to change. */

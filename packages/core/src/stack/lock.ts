@@ -136,9 +136,7 @@ export function lockOf(
     version: 1,
     backbone: base,
     schedule: model.schedule ? trainingPart(model.schedule.config) : null,
-    ...(Object.keys(routes).length > 0
-      ? { routes: withContents(routes, 'image', contents) }
-      : {}),
+    ...(Object.keys(routes).length > 0 ? { routes: withContents(routes, 'image', contents) } : {}),
     order: parts.map(({ entry }) => entryName(entry)),
     adapters: Object.fromEntries(adapters) as StackLock['adapters'],
     plugins: Object.fromEntries(
@@ -179,7 +177,9 @@ function withContents(tree: unknown, key: string, contents: (file: string) => un
   return Object.fromEntries(
     Object.entries(tree).map(([name, value]) => [
       name,
-      name === key && typeof value === 'string' ? contents(value) : withContents(value, key, contents),
+      name === key && typeof value === 'string'
+        ? contents(value)
+        : withContents(value, key, contents),
     ]),
   );
 }
