@@ -247,7 +247,11 @@ describe('recipes', () => {
         train: { steps: 1, batch: 1, lr: 0.1 },
       },
       distill: {
-        distill: { student: { stack: student, view }, teachers: { edit: { stack: own, view } } },
+        distill: {
+          student: { stack: student, view },
+          teachers: { edit: { stack: own, view } },
+          phases: [{ until: 1 }],
+        },
         data: { use: 'pocket/edits' },
       },
     };

@@ -7,6 +7,7 @@ import { backbonePaths, loadModel, openStack, type PluginLoader, Tokenizer } fro
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 
+import { stackMedia } from '../stack-media.ts';
 import { type LockOptions, openStackSession, type StackArgument } from '../stack.ts';
 import { printable, warn } from '../terminal.ts';
 
@@ -55,7 +56,10 @@ async function tokenizerOf(
 ): Promise<Tokenizer> {
   if (stack.adapters.length > 0) {
     // Adapters may add words.
-    const { tokenizer } = await openStack(stack, folder, loader, { onWarning: warn });
+    const { tokenizer } = await openStack(stack, folder, loader, {
+      ...stackMedia,
+      onWarning: warn,
+    });
     if (tokenizer) return tokenizer;
   }
   const { path, ...config } = await backbonePaths(stack, folder, loader);
