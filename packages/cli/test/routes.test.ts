@@ -83,9 +83,9 @@ describe('two editors in one stack', () => {
   test('and a picture of its own for one', async () => {
     const plain = stack('plain.yaml');
     const own = ['--route', `restyle.image=image:${at('blue.png')}`];
-    const one = await edited('blue', plain, ...golden, ...own);
+    const one = await edited('one', plain, ...golden, ...own);
     const file = stack('blue.yaml', { 'restyle.image': { image: 'blue.png' } });
-    expect((await edited('blue-file', file, ...golden)).equals(one)).toBe(true);
+    expect((await edited('one-file', file, ...golden)).equals(one)).toBe(true);
     expect(one.equals(await edited('red-twice', plain, ...golden))).toBe(false);
   }, 120_000);
 });
