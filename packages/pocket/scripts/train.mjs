@@ -50,6 +50,7 @@ const stages = [
   { name: 'video-7', to: adapter('video', 'video') },
   { name: 'video-8', to: adapter('video', 'video') },
   { name: 'video-9', to: adapter('video', 'video') },
+  { name: 'video-10', to: adapter('video', 'video') },
   { name: 'lora-dog', to: adapter('lora.safetensors', 'lora-dog.safetensors') },
   { name: 'lora-line-art', to: adapter('lora.safetensors', 'lora-line-art.safetensors') },
   { name: 'align-1', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
