@@ -6,7 +6,7 @@ import { axisOf, broadcast } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import { add, exp, mul, sub } from './elementwise.ts';
 import { matmul } from './matmul.ts';
-import { pick, reshape, sum, sumTo, swap } from './structural.ts';
+import { concat, pick, reshape, slice, sum, sumTo, swap } from './structural.ts';
 
 /** Mean over `axes` (all by default). */
 export function mean(x: Tensor, axes?: readonly number[], { keep = false } = {}): Tensor {
@@ -116,17 +116,48 @@ const attendOp = defineOp<{ scale: number }>('attend', {
   },
 });
 
+/** Bytes of scores and of probabilities that an attention holds at once: 256 MB. */
+const MOST_HELD = 256e6;
+
+interface AttentionOptions {
+  /** Default: 1 / √d. */
+  readonly scale?: number;
+  /** A mask of 0 and −∞-like numbers, or learned; broadcasts to [… L, S]. */
+  readonly bias?: Tensor;
+  /** Bytes of scores and of probabilities, together, that are held at once. Default 256 MB. */
+  readonly most?: number;
+}
+
 /**
- * softmax(q kᵀ · scale + bias) v for q [… L, d], k and v [… S, d]; `bias` (a mask of 0 and −∞-like
- * numbers, or learned) broadcasts to [… L, S]. The probabilities enter `attend` as a value of their
- * own, so that a backward pass can read them.
+ * softmax(q kᵀ · scale + bias) v for q [… L, d], k and v [… S, d]. The probabilities enter `attend` as a
+ * value of their own, so that a backward pass can read them. Where they and the scores would take more
+ * than `most`, the leading axes (clips, frames, heads) and then the queries are done in pieces, one after
+ * another. That bounds every value, and what a pass without gradients holds; a backward pass that reads
+ * the probabilities holds those of all pieces of its segment.
  */
 export function attention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { scale = 1 / Math.sqrt(q.dim(-1)), bias }: { scale?: number; bias?: Tensor } = {},
+  { scale = 1 / Math.sqrt(q.dim(-1)), bias, most = MOST_HELD }: AttentionOptions = {},
 ): Tensor {
+  const lead = broadcast('attention', q.shape.slice(0, -2), k.shape.slice(0, -2));
+  const rows = [...lead, q.dim(-2)];
+  const held = 2 * 4 * rows.reduce((n, dim) => n * dim, k.dim(-2));
+  const first = rows.findIndex((dim) => dim > 1);
+  if (held > most && first >= 0) {
+    const axis = first - rows.length - 1; // counted from the end, where all operands agree
+    const length = Math.max(1, Math.floor((rows[first] * most) / held));
+    const pieces = Array.from({ length: Math.ceil(rows[first] / length) }, (_, i) => {
+      const cut = (x: Tensor): Tensor =>
+        x.rank < -axis || x.dim(axis) === 1
+          ? x
+          : slice(x, axis, i * length, Math.min((i + 1) * length, rows[first]));
+      const [keys, read] = axis === -2 ? [k, v] : [cut(k), cut(v)];
+      return attention(cut(q), keys, read, { scale, most, ...(bias && { bias: cut(bias) }) });
+    });
+    return concat(pieces, axis);
+  }
   const scores = mul(matmul(q, swap(k)), scale);
   const p = softmax(bias ? add(scores, bias) : scores);
   return attendOp(bias ? [q, k, v, p, bias] : [q, k, v, p], { scale });

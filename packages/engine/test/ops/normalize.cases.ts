@@ -34,10 +34,11 @@ const along = (
     [[3, 1], (x) => build(x), (x) => want(x, 1), 'of one value'],
   );
 
-const heads = (q: Shape, k: Shape, v: Shape = k): Case => ({
+const heads = (q: Shape, k: Shape, v: Shape = k, most?: number): Case => ({
   in: [q, k, v],
-  build: (a, b, c) => ops.attention(a, b, c),
+  build: (a, b, c) => ops.attention(a, b, c, most === undefined ? {} : { most }),
   want: (a, b, c) => attention(a, b, c, 1 / Math.sqrt(q.at(-1)!)),
+  ...(most === undefined ? {} : { label: `at most ${most} bytes of scores` }),
 });
 
 /** Hides the last keys of the first query. */
@@ -91,6 +92,15 @@ export const normalizeCases: Rows<typeof ops> = {
     heads([2, 3, 4], [2, 5, 4], [2, 5, 3]),
     heads([3, 4], [5, 4], [2, 5, 4]),
     heads([1, 1, 2], [1, 1, 2]),
+    // Scores and probabilities of one query: 56 bytes; of one head: 280; of one clip: 840.
+    heads([2, 3, 5, 4], [2, 3, 7, 4], [2, 3, 7, 4], 840),
+    heads([2, 3, 5, 4], [2, 3, 7, 4], [2, 3, 7, 4], 560),
+    heads([2, 3, 5, 4], [2, 3, 7, 4], [2, 3, 7, 4], 120),
+    heads([2, 3, 5, 4], [2, 3, 7, 4], [2, 3, 7, 4], 1),
+    heads([2, 5, 4], [7, 4], [7, 4], 100),
+    heads([3, 4], [2, 6, 4], [2, 6, 4], 100),
+    heads([3, 4], [5, 4], [2, 5, 4], 50),
+    heads([1, 1, 2], [1, 1, 2], [1, 1, 2], 1),
     {
       in: [
         [2, 3, 4],
@@ -112,6 +122,28 @@ export const normalizeCases: Rows<typeof ops> = {
       build: (q, k, v, bias) => ops.attention(q, k, v, { bias }),
       want: (q, k, v, bias) => attention(q, k, v, 0.5, bias),
       label: 'with a bias of its own',
+    },
+    {
+      in: [
+        [2, 3, 4],
+        [2, 5, 4],
+        [2, 5, 4],
+        [3, 5],
+      ],
+      build: (q, k, v, bias) => ops.attention(q, k, v, { bias, most: 50 }),
+      want: (q, k, v, bias) => attention(q, k, v, 0.5, bias),
+      label: 'with a bias of its own, query by query',
+    },
+    {
+      in: [
+        [2, 2, 3, 4],
+        [2, 2, 5, 4],
+        [2, 2, 5, 4],
+        [2, 1, 1, 5],
+      ],
+      build: (q, k, v, bias) => ops.attention(q, k, v, { bias, most: 120 }),
+      want: (q, k, v, bias) => attention(q, k, v, 0.5, bias),
+      label: 'with a bias for each clip, head by head',
     },
     {
       in: [[2, 4, 3]],
