@@ -21,6 +21,8 @@ export interface PartContext {
   readonly profile?: Profile;
   /** Where values that depend on frozen weights alone are stored. Default: in the cache folder. */
   readonly fixed?: FixedValues;
+  /** Whether sessions stay loaded between runs, with the memory that their last run took. Default true. */
+  readonly keep?: boolean;
 }
 
 export class Part {
@@ -28,6 +30,7 @@ export class Part {
   readonly #boundary: ReadonlyMap<Tensor, string>;
   readonly outputs: readonly Tensor[];
   #loaded: Promise<Loaded> | undefined;
+  #running = 0;
 
   /** A model of `outputs`; the tensors of `boundary` are fed under their names. */
   constructor(
@@ -47,6 +50,20 @@ export class Part {
     spent?: ReadonlySet<Tensor>,
   ): Promise<Map<Tensor, NDArray>> {
     if (this.outputs.length === 0) return new Map();
+    this.#running++;
+    try {
+      return await this.#run(feeds, values, spent);
+    } finally {
+      this.#running--;
+      if (this.#running === 0 && this.#context.keep === false) await this.release();
+    }
+  }
+
+  async #run(
+    feeds: Feeds,
+    values: Values,
+    spent: ReadonlySet<Tensor> | undefined,
+  ): Promise<Map<Tensor, NDArray>> {
     const { session, inputs, names } = await (this.#loaded ??= this.#load().catch((error) => {
       this.#loaded = undefined;
       throw error;
@@ -70,9 +87,9 @@ export class Part {
   }
 
   async release(): Promise<void> {
-    const loaded = await this.#loaded;
+    const loaded = this.#loaded;
     this.#loaded = undefined;
-    await loaded?.session.release();
+    await (await loaded)?.session.release();
   }
 }
 

@@ -2,6 +2,7 @@
 
 import { AttuneError, nearest } from '../errors.ts';
 import { isInput, isParam } from '../graph/leaf.ts';
+import { peakBytes } from '../graph/peak.ts';
 import { plan, type PlanOptions, type Segment, type Traced } from '../graph/plan.ts';
 import { ancestors, type Tensor } from '../graph/tensor.ts';
 import type { NDArray } from './array.ts';
@@ -10,11 +11,14 @@ import { type Budget, type Remat, Sweep } from './sweep.ts';
 
 /**
  * `profile` and `segments` default by the size of the frozen weights: up to 256 MiB (in float32) one
- * prepacked model, above that one mapped model per run of nodes between marks.
+ * prepacked model, above that one mapped model per run of nodes between marks. Mapped 16-bit weights are
+ * always cut so: one model would hold the f32 copies of all of them at once. `keep` defaults by what the
+ * sessions would hold between runs: up to 2 GiB they stay loaded, above that each is let go after its run.
  */
 export interface ProgramOptions extends PlanOptions, PartContext {}
 
 const BIG = 256 * 2 ** 20;
+const MOST_KEPT = 2 * 2 ** 30;
 
 /** The values of the clip-rate segments, shared by all steps of a clip. */
 export interface Clip {
@@ -29,6 +33,8 @@ export class Program {
   readonly inputs: ReadonlyMap<string, Tensor>;
   readonly segments: readonly Segment[];
   readonly #forward: readonly Part[];
+  /** Of each segment, the values that no later one reads. */
+  readonly #spent: readonly (readonly Tensor[])[];
   readonly #names = new Map<Tensor, string>();
   readonly #parts: Part[] = [];
 
@@ -39,9 +45,19 @@ export class Program {
     const frozen = alive.filter((t) => isParam(t) && !t.attrs.live);
     const bytes = frozen.reduce((sum, { size }) => sum + 4 * size, 0);
     const profile = options.runtime.profile ?? (bytes > BIG ? 'mapped' : 'prepacked');
-    const segments = profile === 'mapped' && bytes > BIG ? 'marks' : 1;
-    this.options = { segments, profile, ...options };
-    this.segments = plan(traced, this.options);
+    const { weights } = options;
+    const isCast = (name: string) => weights.has(name) && weights.entry(name).dtype !== 'f32';
+    const cut = bytes > BIG || frozen.some(({ attrs }) => isCast((attrs as { name: string }).name));
+    const segments = profile === 'mapped' && cut ? 'marks' : 1;
+    this.segments = plan(traced, { segments, ...options });
+    const held = this.segments.map(({ outputs, crossing }) =>
+      peakBytes(outputs, new Set(crossing), isCast),
+    );
+    // A device would be sent the weights again.
+    const brief = (options.profile ?? profile) === 'mapped' && options.runtime.device === 'cpu';
+    const keep = !brief || held.reduce((sum, own) => sum + own, 0) <= MOST_KEPT;
+    this.options = { segments, profile, keep, ...options };
+    this.#spent = lastReads(this.segments, Object.values(traced.outputs));
     this.#forward = this.segments.map((s) => this.part(s.outputs, s.crossing));
   }
 
@@ -88,9 +104,11 @@ export class Program {
   }
 
   async #run(rate: Segment['rate'], feeds: Feeds, values: Map<Tensor, NDArray>): Promise<void> {
-    for (const [i, segment] of this.segments.entries())
-      if (segment.rate === rate)
-        for (const [t, value] of await this.#forward[i].run(feeds, values)) values.set(t, value);
+    for (const [i, segment] of this.segments.entries()) {
+      if (segment.rate !== rate) continue;
+      for (const [t, value] of await this.#forward[i].run(feeds, values)) values.set(t, value);
+      for (const t of this.#spent[i]) values.delete(t);
+    }
   }
 
   /** A backward pass for the named inputs and live parameters; a budget chooses what it recomputes. */
@@ -112,4 +130,17 @@ export class Program {
   async release(): Promise<void> {
     for (const part of this.#parts) await part.release();
   }
+}
+
+/** Of each segment, in order, what it is the last to read or alone makes; outputs are the caller's. */
+function lastReads(segments: readonly Segment[], outputs: readonly Tensor[]): Tensor[][] {
+  const later = new Set(outputs);
+  return segments
+    .toReversed()
+    .map(({ crossing, outputs: made }) => {
+      const spent = [...crossing, ...made].filter((t) => !later.has(t));
+      for (const t of crossing) later.add(t);
+      return spent;
+    })
+    .toReversed();
 }

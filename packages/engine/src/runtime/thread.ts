@@ -62,6 +62,7 @@ const jobs = {
   },
   async release({ session }) {
     await sessions[session].release();
+    delete sessions[session];
   },
 };
 // What a run returns is handed over, not copied.
