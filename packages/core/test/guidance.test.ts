@@ -1,4 +1,5 @@
-import { f32, Rng } from '@attune/engine';
+import { type F32Array, f32, OrtRuntime, Rng } from '@attune/engine';
+import { relativeError } from '@attune/engine/testing';
 import { describe, expect, test } from 'vitest';
 
 import {
@@ -8,6 +9,10 @@ import {
   guide,
   rescaleDeviation,
 } from '../src/sample/guidance.ts';
+import { ModelRunner } from '../src/sample/runner.ts';
+import { sample } from '../src/sample/sample.ts';
+import { tinyModel } from '../src/testing/index.ts';
+import { tinyDims } from '../src/testing/tiny.ts';
 
 const one = (convention: Guidance['convention'], scale: number): Guidance => ({
   convention,
@@ -134,4 +139,40 @@ describe('rescale (Lin et al. §3.4)', () => {
     const flat = { uncond: f32([1, 1], [1, 2]), cond: f32([1, 2], [1, 2]) };
     expect([...guide(flat, guidance).data]).toEqual([1, 1]);
   });
+});
+
+test('branches that run one after another are the clips of one batch', async () => {
+  const runner = new ModelRunner(tinyModel(), new OrtRuntime({ threads: 1 }));
+  const guidance = one('uncond+s*delta', 3);
+  const rng = Rng.of(4);
+  const { F, H, W, L } = tinyDims;
+  const noise = rng.fork('noise').normals([F, 4, H, W]);
+  const texts = rng.fork('text').normals([2, L, 12]);
+  const text = (i: number) => f32(texts.data.slice(i * L * 12, (i + 1) * L * 12), [1, L, 12]);
+  const t = 500;
+  let guided: F32Array | undefined;
+  const last = await sample(runner, {
+    dims: { ...tinyDims, B: 1 },
+    branches: {
+      uncond: { encoder_hidden_states: text(0) },
+      cond: { encoder_hidden_states: text(1) },
+    },
+    guidance,
+    plan: { start: 1, steps: [{ t, cx: 0.9, cp: -0.3, cn: 0 }] },
+    noise,
+    adjust: (prediction) => (guided = prediction),
+  });
+  const both = f32([...noise.data, ...noise.data], [2 * F, 4, H, W]);
+  const { sample: out } = await runner.run(
+    { net: 'unet', dims: { ...tinyDims, B: 2 } },
+    { sample: both, timestep: f32([t], [1]), encoder_hidden_states: texts },
+  );
+  const half = noise.data.length;
+  const clip = (i: number) =>
+    f32((out.data as Float32Array).slice(i * half, (i + 1) * half), noise.shape);
+  const want = guide({ uncond: clip(0), cond: clip(1) }, guidance);
+  expect(relativeError(guided!, want)).toBeLessThan(1e-5);
+  const moved = want.data.map((value, i) => 0.9 * noise.data[i] - 0.3 * value);
+  expect(relativeError(last, f32(moved, noise.shape))).toBeLessThan(1e-5);
+  await runner.release();
 });

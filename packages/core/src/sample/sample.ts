@@ -77,24 +77,22 @@ export async function sample(
 ): Promise<F32Array> {
   const conditions = [branches, ...others.map((other) => other.branches)];
   const names = guidanceBranches(guidance);
-  const lanes = await Promise.all(
-    conditions
-      .flatMap((fed, of) => names.map((name) => ({ fed, of, name })))
-      .map(async ({ fed, of, name }) => {
-        const feeds = fed[name] ?? {};
-        const shapes = Object.fromEntries(
-          Object.entries(feeds).map(([key, { shape }]) => [key, shape]),
-        );
-        const { program, standing } = runner.program({ net: 'unet', dims, shapes });
-        const all = { ...standing, ...clipStrengths(runner.model, program, frame), ...feeds };
-        return { of, name, program, all, clip: await program.clip(all) };
-      }),
-  );
+  // One branch after the other, here and in each step: activations of a single call exist at a time.
+  const lanes = [];
+  for (const [of, fed] of conditions.entries())
+    for (const name of names) {
+      const feeds = fed[name] ?? {};
+      const shapes = Object.fromEntries(
+        Object.entries(feeds).map(([key, { shape }]) => [key, shape]),
+      );
+      const { program, standing } = runner.program({ net: 'unet', dims, shapes });
+      const all = { ...standing, ...clipStrengths(runner.model, program, frame), ...feeds };
+      lanes.push({ of, name, program, all, clip: await program.clip(all) });
+    }
   let x = mix({ cx: plan.start, cp: 0 }, noise, noise);
   let memory: F32Array | undefined;
   for (const [i, step] of plan.steps.entries()) {
     const outputs = conditions.map((): Record<string, F32Array> => ({}));
-    // One branch after the other: activations of a single call exist at a time.
     for (const { of, name, program, all, clip } of lanes) {
       const out = await program.step(clip, {
         ...all,
