@@ -37,7 +37,6 @@ const folder = resolve(positionals[0]);
 const without = options.without.split(',');
 
 const peak = new Peak();
-await peak.most();
 
 const io = openSafetensors(join(folder, 'io.safetensors'));
 const theirs = JSON.parse(io.metadata.facts);
@@ -90,7 +89,7 @@ const shapes = Object.fromEntries(
 const { program } = runner.program({ net: 'unet', dims, shapes });
 const opened = (performance.now() - began) / 1000;
 const { profile, keep } = program.options;
-const before = await peak.most();
+const before = peak.most();
 
 const { start, steps: all } = ddimPlan(model.schedule, steps, { landing: 'config' });
 const from = performance.now();
@@ -110,7 +109,7 @@ const after = await sample(runner, {
 const seconds = (performance.now() - from) / 1000;
 const { user, system } = process.cpuUsage(cpu);
 const busy = (user + system) / 1e6;
-const most = await peak.most();
+const most = peak.most();
 await peak.close();
 await runner.release();
 
@@ -140,7 +139,8 @@ const lines = [
   `one step with guidance, ${frames} frames of ${pixels}², in s: ${versus(theirs.seconds, seconds)}; of CPU: ${versus(theirs.busy, busy)}`,
   `anonymous memory at most ${giga(most)} (goal: below 4); PyTorch ${giga(theirs.anonymous)}`,
   ...Object.entries(apart).map(
-    ([what, far]) => `${what}: ${far.toExponential(1)} of the largest entry from PyTorch (goal: 1e-3)`,
+    ([what, far]) =>
+      `${what}: ${far.toExponential(1)} of the largest entry from PyTorch (goal: 1e-3)`,
   ),
 ];
 console.log(lines.join('\n'));

@@ -1,19 +1,19 @@
-/** The most anonymous memory this process has had since it was asked, looked at every 20 ms from a thread. */
+/** The most anonymous memory this process has had since it was asked, looked at every 20 ms from a thread. Linux only. */
 
 import { readFileSync } from 'node:fs';
-import { isMainThread, parentPort, Worker } from 'node:worker_threads';
+import { isMainThread, Worker, workerData } from 'node:worker_threads';
 
-/** Bytes; Linux only. */
-export const anonymous = () =>
+/** Bytes. */
+const anonymous = () =>
   1024 * Number(/RssAnon:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]);
 
 export class Peak {
-  #worker = new Worker(new URL(import.meta.url));
+  #shared = new Float64Array(new SharedArrayBuffer(8));
+  #worker = new Worker(new URL(import.meta.url), { workerData: this.#shared });
 
   /** Bytes at most so far. */
   most() {
-    this.#worker.postMessage('most');
-    return new Promise((resolve) => this.#worker.once('message', resolve));
+    return Math.max(this.#shared[0], anonymous());
   }
 
   close() {
@@ -21,9 +21,7 @@ export class Peak {
   }
 }
 
-if (!isMainThread) {
-  let most = 0;
-  const look = () => (most = Math.max(most, anonymous()));
-  setInterval(look, 20);
-  parentPort.on('message', () => parentPort.postMessage(look()));
-}
+if (!isMainThread)
+  setInterval(() => {
+    workerData[0] = Math.max(workerData[0], anonymous());
+  }, 20);

@@ -39,6 +39,30 @@ import { readModel } from '../onnx/read.ts';
 const none = { has: () => false };
 const nothing = () => false;
 
+const softmaxes = (y: Tensor) =>
+  ancestors([y])
+    .filter(({ op }) => op.name === 'softmax')
+    .map(({ shape: own }) => own.join());
+
+/** Anonymous memory of this process, bytes. */
+const resident = () =>
+  1024 * Number(/RssAnon:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]);
+
+/** Whether a mapped program of two values of so many MiB each, in two segments, keeps its sessions. */
+function keeps(mebibytes: number, device: 'cpu' | 'cuda' = 'cpu'): boolean | undefined {
+  const marks: number[] = [];
+  const once = exp(input('x', [mebibytes, 2 ** 18]));
+  marks.push(tracePosition());
+  return new Program(
+    { outputs: { y: exp(once) }, marks },
+    {
+      runtime: new OrtRuntime({ profile: 'mapped', device }),
+      weights: Weights.fromArrays({}),
+      segments: 'marks',
+    },
+  ).options.keep;
+}
+
 describe('peak', () => {
   const x = input('x', [256]); // 1 KiB as f32
   const a = exp(x);
@@ -68,10 +92,6 @@ describe('attention', () => {
   );
   /** Bytes of scores and as many of probabilities. */
   const whole = 2 * 4 * 2 * 4 * 512 ** 2;
-  const softmaxes = (y: Tensor) =>
-    ancestors([y])
-      .filter(({ op }) => op.name === 'softmax')
-      .map(({ shape: own }) => own.join());
 
   test.each([
     [whole, ['2,4,512,512']],
@@ -112,9 +132,6 @@ describe('attention', () => {
         expect(sizes.reduce((all, size) => all + size, 0)).toBe(8 * rows * 8 * side ** 4);
       }
   });
-
-  const resident = () =>
-    1024 * Number(/RssAnon:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]);
 
   // ONNX Runtime's arena keeps the most that a run has taken.
   test.runIf(process.platform === 'linux')('in pieces holds one piece at a time', async () => {
@@ -193,20 +210,7 @@ describe('16-bit weights', () => {
   });
 
   test('keep their sessions up to 2 GiB of what these would hold', () => {
-    const big = (rows: number, device: 'cpu' | 'cuda' = 'cpu') => {
-      const marks: number[] = [];
-      const once = exp(input('x', [rows, 2 ** 20]));
-      marks.push(tracePosition());
-      return new Program(
-        { outputs: { y: exp(once) }, marks },
-        {
-          runtime: new OrtRuntime({ profile: 'mapped', device }),
-          weights: Weights.fromArrays({}),
-          segments: 'marks',
-        },
-      ).options.keep;
-    };
-    expect([big(256), big(257), big(257, 'cuda')]).toEqual([true, false, true]);
+    expect([keeps(1024), keeps(1025), keeps(1025, 'cuda')]).toEqual([true, false, true]);
   });
 });
 
