@@ -144,7 +144,7 @@ describe('files', () => {
     [
       'without the encoder that is named',
       () => ({ from: `${files}/base.safetensors`, image_encoder: 'elsewhere' }),
-      /elsewhere\/config\.json cannot be read/,
+      /elsewhere\/config\.json cannot be opened/,
     ],
     [
       'with an option that is none',

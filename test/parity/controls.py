@@ -1,12 +1,12 @@
-"""A ControlNet's two other ways of adding: guess mode, and one value for all pixels."""
+"""A ControlNet's two other ways of adding: guess mode, and one value for all pixels. Under guidance, too."""
 
 import functools
 
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
 import stacks
-from common import FIXTURES, error, fresh, normal, record, uniform
+from common import FIXTURES, error, fresh, normal, record, uniform, write_io
 
 EDIT, MODEL = FIXTURES / "compose" / "pocket" / "edit", FIXTURES / "unet" / "pocket"
 
@@ -38,6 +38,40 @@ def exact(case: str, pooled: bool, guess: bool) -> torch.Tensor:
     return model.call({k: v.double() if v.is_floating_point() else v for k, v in inputs(case).items()})
 
 
+PROMPT, NEGATIVE, STEPS, SCALE = "a cat", "the dog", 3, 3.0
+
+
+@torch.no_grad()
+def sampled(case: str, pooled: bool, guess: bool, scale: float = SCALE) -> torch.Tensor:
+    """Latents that diffusers' own pipeline ends with, in float64; the control at strength 0.7."""
+    control = ControlNetModel.from_pretrained(EDIT, global_pool_conditions=pooled)
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(MODEL, controlnet=control, safety_checker=None)
+    pipeline.to(torch.float64)
+    return pipeline(
+        PROMPT,
+        image=uniform((1, 3, 32, 32), "controls", case, "picture").double(),
+        negative_prompt=NEGATIVE,
+        latents=normal((1, 4, 8, 8), "controls", case, "noise").double(),
+        num_inference_steps=STEPS,
+        guidance_scale=scale,
+        guess_mode=guess,
+        controlnet_conditioning_scale=0.7,
+        output_type="latent",
+    ).images
+
+
+def make_sampled() -> None:
+    for case, ways in {"guess": (False, True), "pool": (True, False)}.items():
+        out, alone = sampled(case, *ways), sampled(case, *ways, scale=1.0)
+        inputs = {
+            "in.noise": normal((1, 4, 8, 8), "controls", case, "noise"),
+            "in.image": uniform((1, 3, 32, 32), "controls", case, "picture"),
+        }
+        about = {"prompt": PROMPT, "negative": NEGATIVE, "steps": STEPS, "guidance": SCALE}
+        write_io(FIXTURES / "controls" / f"sampled.{case}.safetensors", inputs | {"out.guided": out, "out.alone": alone}, **about)
+        assert error(out, sampled(case, False, False)) > 1e-3, f"{case} changes nothing"
+
+
 def make() -> None:
     folder = fresh("controls")
     for case, ways in {"guess": (False, True), "pool": (True, False)}.items():
@@ -48,3 +82,4 @@ def make() -> None:
         record(folder / f"io.{case}.safetensors", model, call, inputs(case), adapters={"edit": 0.7}, options=options)
         assert error(exact(case, *ways), exact(case, False, False)) > 1e-3, f"{case} changes nothing"
     assert torch.equal(exact("pool", True, False), exact("pool", True, True)), "pooling does not go first"
+    make_sampled()

@@ -2,14 +2,18 @@
 
 import {
   compile,
+  ddimPlan,
   findPlugins,
   materialize,
+  ModelRunner,
   nominalDims,
   openStack,
   PluginLoader,
+  sample,
   StackFile,
   standingFeeds,
 } from '@attune/core';
+import { type F32Array, openSafetensors } from '@attune/engine';
 import { relativeError, testRuntime } from '@attune/engine/testing';
 import { expect, test } from 'vitest';
 
@@ -58,3 +62,56 @@ test.each([
 test.each(['guess', 'pool'])('without its option the prediction is another: %s', async (file) => {
   expect((await run(file, {})).error).toBeGreaterThan(20 * forwardLimit);
 });
+
+/** Latents at the end of sampling, with guidance or without, beside those of diffusers' own pipeline. */
+async function sampled(file: string, options: Readonly<Record<string, unknown>>) {
+  const path = `${fixtures}/controls/sampled.${file}.safetensors`;
+  const io = readCase(path);
+  const { prompt, negative, steps, guidance } = JSON.parse(openSafetensors(path).metadata.case) as {
+    prompt: string;
+    negative: string;
+    steps: number;
+    guidance: number;
+  };
+  const entry = { use: 'edit', from: `${fixtures}/compose/pocket/edit`, strength: 0.7, ...options };
+  const stack = StackFile.parse({ backbone: `${fixtures}/unet/pocket`, adapters: [entry] });
+  const runner = new ModelRunner(await openStack(stack, '.', loader), testRuntime());
+  const noise = io.get('in.noise') as F32Array;
+  const [, , H, W] = noise.shape;
+  const branch = async (text: string) => ({
+    encoder_hidden_states: (await runner.encodeText([text])).states,
+    'edit.image': io.get('in.image')!,
+  });
+  const branches = { text: await branch(prompt), none: await branch(negative) };
+  const errors = [];
+  for (const [scale, truth] of [
+    [guidance, 'guided'],
+    [1, 'alone'],
+  ] as const) {
+    const latents = await sample(runner, {
+      dims: { B: 1, F: 1, H, W, L: branches.text.encoder_hidden_states.shape[1] },
+      branches,
+      guidance: {
+        convention: 'uncond+s*delta',
+        terms: [{ base: 'none', cond: 'text', scale }],
+      },
+      plan: ddimPlan(runner.model.schedule!, steps),
+      noise,
+    });
+    errors.push(relativeError(latents, io.get(`out.${truth}`)!));
+  }
+  await runner.release();
+  return { guided: errors[0], alone: errors[1] };
+}
+
+test.each([
+  ['guess', { guess_mode: true }],
+  ['pool', { global_pool_conditions: true }],
+])(
+  '%s under guidance: the branch without the text goes without, as in diffusers',
+  async (file, options) => {
+    const { guided, alone } = await sampled(file, options);
+    expect(Math.max(guided, alone)).toBeLessThan(2e-4);
+    expect((await sampled(file, {})).guided).toBeGreaterThan(2e-3);
+  },
+);

@@ -47,6 +47,7 @@ export function edit({ name = 'edit', config, strength, train, ...files }: EditO
     name,
     ports: portsOf(config),
     commutes: true,
+    ...(config.guess_mode || config.global_pool_conditions ? { conditional: true } : {}),
     config: { _class_name: 'ControlNetModel', ...config },
     ...files,
     ...(strength === undefined ? {} : { strength }),

@@ -1,7 +1,7 @@
 /** How strongly a module acts: alpha / rank, from a scalar beside it, a PEFT config, or 1. */
 
 import type { AdapterFile } from '@attune/core';
-import { AttuneError, toF32 } from '@attune/engine';
+import { AttuneError, parseJson, toF32 } from '@attune/engine';
 import { z } from 'zod';
 
 const PeftConfig = z.looseObject({
@@ -31,6 +31,7 @@ export function scales(
   const configs = header
     ? byComponent(parseHeader(header, file.path))
     : new Map([['', file.config]]);
+  let work = 0;
   return (module, alphaKey, rank) => {
     if (alphaKey !== undefined)
       return { alpha: storedAlpha(file, alphaKey, rank), rank: rank ?? 1 };
@@ -39,9 +40,17 @@ export function scales(
     if (!parsed.success) return { alpha: rank ?? 1, rank: rank ?? 1 };
     const { r, lora_alpha, alpha: plain, rank_pattern, alpha_pattern, use_rslora } = parsed.data;
     const find = (patterns: Readonly<Record<string, number>> | null | undefined) =>
-      Object.entries(patterns ?? {}).find(([key]) =>
-        modulePattern(key, file.path).test(module),
-      )?.[1];
+      Object.entries(patterns ?? {}).find(([key]) => {
+        const pattern = modulePattern(key, file.path);
+        work += module.length ** (1 + repeatsIn(key));
+        if (work > MOST_WORK)
+          throw new AttuneError(
+            'BAD_CONFIG',
+            `${file.path}: its rank and alpha patterns would take too long to compare with its modules.`,
+            { path: file.path },
+          );
+        return pattern.test(module);
+      })?.[1];
     const known = rank ?? find(rank_pattern) ?? r;
     const alpha = find(alpha_pattern) ?? lora_alpha ?? plain ?? known;
     return { alpha: use_rslora ? alpha * Math.sqrt(known) : alpha, rank: known };
@@ -65,16 +74,19 @@ function storedAlpha(
 }
 
 function parseHeader(text: string, path: string): Record<string, unknown> {
-  try {
-    return Object(JSON.parse(text)) as Record<string, unknown>;
-  } catch {
-    throw new AttuneError('BAD_JSON', `${path}: its lora_adapter_metadata is no JSON.`, { path });
-  }
+  const fail = (what: string) =>
+    new AttuneError('BAD_JSON', `${path}: its lora_adapter_metadata ${what}.`, { path });
+  return Object(parseJson(text, fail, { lenient: true })) as Record<string, unknown>;
 }
+
+/** Letters that may be compared: each part of a pattern that repeats may begin and end anywhere. */
+const MOST_WORK = 5e9;
+
+const repeatsIn = (key: string): number => key.match(/[*+{]/g)?.length ?? 0;
 
 /** PEFT's patterns are regular expressions over module names; ones that could take forever are refused. */
 function modulePattern(key: string, path: string): RegExp {
-  const repeats = key.match(/[*+{]/g)?.length ?? 0;
+  const repeats = repeatsIn(key);
   const nested = /\)[*+{]/.test(key);
   try {
     if (repeats <= 2 && !nested && key.length <= 500) return new RegExp(`^(.*\\.)?(${key})$`);

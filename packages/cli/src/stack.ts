@@ -1,6 +1,6 @@
 /** Stacks as people name them on a command line. */
 
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
 import {
@@ -17,7 +17,7 @@ import {
   refuseDrift,
   StackFile,
 } from '@attune/core';
-import { AttuneError, type RuntimeOptions } from '@attune/engine';
+import { AttuneError, readText, type RuntimeOptions } from '@attune/engine';
 
 import { type CommandSession, openSession } from './session.ts';
 import { stackMedia } from './stack-media.ts';
@@ -58,7 +58,7 @@ export async function readStack(name: string): Promise<StackArgument> {
 }
 
 const fromFile = (path: string, name: string): StackArgument => ({
-  stack: parseYaml(StackFile, readFileSync(path, 'utf8'), name),
+  stack: parseYaml(StackFile, readText(path), name),
   folder: dirname(path),
   file: path,
 });

@@ -1,11 +1,10 @@
 /** Texts over time, as a command line and a file of texts say them. */
 
 import { type LaterTexts, parseYaml } from '@attune/core';
-import { AttuneError } from '@attune/engine';
+import { AttuneError, readText } from '@attune/engine';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 
-import { readText } from './commands/arguments.ts';
 import type { Instructions } from './routes.ts';
 
 /** Gathers `48=make it icy`: the instruction from frame 48 on. */

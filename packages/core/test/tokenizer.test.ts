@@ -148,7 +148,7 @@ describe('hostile files', () => {
   test.each([
     ['nothing', {}, /neither tokenizer.json/],
     ['no merges', { 'vocab.json': ids }, /neither tokenizer.json/],
-    ['no JSON', { 'vocab.json': '{', 'merges.txt': '' }, /not JSON/],
+    ['no JSON', { 'vocab.json': '{', 'merges.txt': '' }, /is no JSON/],
     ['a list', { 'vocab.json': [1], 'merges.txt': '' }, /vocab.json: not a CLIP/],
     ['a fraction', { 'vocab.json': { a: 0.5 }, 'merges.txt': '' }, /vocab.json: not a CLIP/],
     ['one id twice', { 'vocab.json': { a: 0, b: 0 }, 'merges.txt': '' }, /one id/],

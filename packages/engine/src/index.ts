@@ -113,6 +113,7 @@ export type { Device, Profile, Runtime, RuntimeOptions, Session } from './runtim
 export { OrtRuntime } from './runtime/session.ts';
 export { cacheFolder } from './weights/cache.ts';
 export { hashOf, stateOf } from './weights/file.ts';
+export { parseJson, readText } from './weights/json.ts';
 export { type WeightEntry, Weights } from './weights/store.ts';
 export { reshaped, rows } from './weights/view.ts';
 export {

@@ -1,8 +1,6 @@
 /** Arguments that several commands share. */
 
-import { readFileSync } from 'node:fs';
-
-import { AttuneError, type Device, type RuntimeOptions } from '@attune/engine';
+import type { Device, RuntimeOptions } from '@attune/engine';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 
 export const number = (text: string): number => {
@@ -27,16 +25,6 @@ export const positive = (text: string): number => {
     throw new InvalidArgumentError('give a whole number of at least 1');
   return value;
 };
-
-/** A text file; one that cannot be read is an error that says why. */
-export function readText(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new AttuneError('MISSING_FILE', `${path} cannot be read: ${reason}.`);
-  }
-}
 
 export interface RuntimeChoice {
   readonly threads?: number;

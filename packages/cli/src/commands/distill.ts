@@ -3,7 +3,7 @@
 import { basename, dirname, join, resolve } from 'node:path';
 
 import { parseYaml, type StackFile } from '@attune/core';
-import { AttuneError } from '@attune/engine';
+import { AttuneError, readText } from '@attune/engine';
 import { DistillRecipe, runDistillation } from '@attune/fdd';
 import { Command } from 'commander';
 
@@ -11,7 +11,7 @@ import { untilInterrupted } from '../interrupt.ts';
 import { heedRecipeLock, type RecipeLockOptions } from '../recipe-lock.ts';
 import { openSession } from '../session.ts';
 import { pace, progress } from '../terminal.ts';
-import { readText, type RuntimeChoice, runtimeOf } from './arguments.ts';
+import { type RuntimeChoice, runtimeOf } from './arguments.ts';
 
 interface Options extends RecipeLockOptions, RuntimeChoice {
   readonly run?: string;

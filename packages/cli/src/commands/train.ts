@@ -4,7 +4,7 @@ import { mkdirSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 
 import { parseYaml, runTraining, TrainRecipe } from '@attune/core';
-import { AttuneError } from '@attune/engine';
+import { AttuneError, readText } from '@attune/engine';
 import { Command } from 'commander';
 
 import { untilInterrupted } from '../interrupt.ts';
@@ -12,7 +12,7 @@ import { columnsOf, sideBySide, writeMedia } from '../media/index.ts';
 import { heedRecipeLock, type RecipeLockOptions } from '../recipe-lock.ts';
 import { openSession } from '../session.ts';
 import { pace, progress } from '../terminal.ts';
-import { readText, type RuntimeChoice, runtimeOf } from './arguments.ts';
+import { type RuntimeChoice, runtimeOf } from './arguments.ts';
 
 interface Options extends RecipeLockOptions, RuntimeChoice {
   readonly run?: string;

@@ -14,8 +14,28 @@ const convert =
 /** The first bytes of files that are neither safetensors nor zip archives. */
 const magics: readonly (readonly [is: (head: string) => boolean, foreign: Foreign])[] = [
   [
+    (head) => head.startsWith('\u0080\u0002\u008a\n\u006c\u00fc\u009cF'),
+    { kind: 'pickle', reason: 'it is a checkpoint of torch.save before 1.6', fix: convert },
+  ],
+  [
     (head) => head[0] === '\u0080' && head.charCodeAt(1) <= 5,
     { kind: 'pickle', reason: 'it is a bare Python pickle', fix: convert },
+  ],
+  [
+    (head) => /^(\u0089PNG|GIF8[79]a|\u00ff\u00d8\u00ff|RIFF[^]{4}WEBP)/.test(head),
+    { kind: 'picture', reason: 'it is a picture', fix: 'pass it to attune edit' },
+  ],
+  [
+    (head) => /^[^]{4}ftyp|^\u001aE\u00df\u00a3/.test(head),
+    { kind: 'clip', reason: 'it is a clip', fix: 'pass it to attune edit' },
+  ],
+  [
+    (head) => /^(\u00ef\u00bb\u00bf)?\s*[{[]/.test(head),
+    {
+      kind: 'json',
+      reason: 'it is a JSON file, not weights',
+      fix: 'name the folder it lies in, or the stack file it belongs to',
+    },
   ],
   [
     (head) => head.startsWith('version https://git-lfs'),
@@ -43,6 +63,8 @@ export function recogniseFile(path: string): Foreign | undefined {
     const size = readSync(handle, head, 0, head.length, 0);
     if (size === 0) return { kind: null, reason: 'it is empty', fix: 'download or write it again' };
     const text = head.toString('latin1', 0, size);
+    // The length of a safetensors header may look like anything, but ends with zeros.
+    if (/^[^]{4}\0{4}\{/.test(text)) return undefined;
     const known = magics.find(([is]) => is(text));
     if (known) return known[1];
     if (text.startsWith('PK\u0003\u0004')) return undefined; // torch.save writes archives

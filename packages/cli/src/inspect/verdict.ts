@@ -8,6 +8,7 @@ import {
   type AdapterKind,
   baseFamily,
   type Detection,
+  hasAverage,
   isCheckpoint,
   loadModel,
   type Model,
@@ -20,7 +21,7 @@ import {
   surveyPart,
   surveyNets,
 } from '@attune/core';
-import { AttuneError, type Weights } from '@attune/engine';
+import { AttuneError, itemSize, type Weights } from '@attune/engine';
 
 import { openWhole } from '../probe/model.ts';
 import { readStack } from '../stack.ts';
@@ -153,10 +154,18 @@ const isSpecial = (path: string): boolean => {
 };
 
 /** A whole model in one file; what its config must be is told by its names and shapes. */
-async function inspectCheckpoint(file: string, context: InspectContext): Promise<Verdict> {
+async function inspectCheckpoint(
+  file: string,
+  weights: Weights,
+  context: InspectContext,
+): Promise<Verdict> {
+  const both = hasAverage(weights)
+    ? 'it holds its UNet twice: as trained last, which is taken, and as a moving average (`weights: ema` in a stack file)'
+    : undefined;
   try {
     const model = await loadModel(file, { loader: context.loader });
-    return inspectModel(file, 'model', model, context, 'ldm');
+    const verdict = inspectModel(file, 'model', model, context, 'ldm');
+    return both && verdict.reason === null ? { ...verdict, reason: both } : verdict;
   } catch (error) {
     if (!AttuneError.is(error)) throw error;
     const { message } = error;
@@ -235,7 +244,8 @@ async function inspectAdapter(
 ): Promise<Verdict> {
   const found = await detect(adapter, context);
   // Asked second: whole checkpoints may hold an adapter, as the first ControlNets' do.
-  if (!found && isCheckpoint(adapter.weights)) return inspectCheckpoint(file, context);
+  if (!found && isCheckpoint(adapter.weights))
+    return inspectCheckpoint(file, adapter.weights, context);
   if (!found) return refused(file, recogniseNames([...adapter.weights.names()]));
   const { id, kind, detection } = found;
   const known = {
@@ -255,7 +265,10 @@ const SMALL = 2 ** 28;
 
 function bytesOf(weights: Weights): number {
   let bytes = 0;
-  for (const name of weights.names()) bytes += weights.entry(name).source?.length ?? 0;
+  for (const name of weights.names()) {
+    const { dtype, shape } = weights.entry(name);
+    bytes += shape.reduce((all, n) => all * n, itemSize[dtype]);
+  }
   return bytes;
 }
 

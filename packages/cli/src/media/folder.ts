@@ -1,13 +1,13 @@
 /** A folder of frames: its png, jpg and webp files in natural order (frame2 before frame10). */
 
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { badMedia, missingMedia, noFrames, reasonOf } from './errors.ts';
 import { checkFps, type Frame } from './frame.ts';
 import { openPicture } from './picture.ts';
 import { pictureFormat } from './sniff.ts';
-import type { MediaSource } from './source.ts';
+import { MAX_FILE, type MediaSource } from './source.ts';
 
 /** Frames per second of a folder, which cannot say so itself. */
 const FOLDER_FPS = 8;
@@ -63,6 +63,10 @@ export async function openFolder(path: string, fps = FOLDER_FPS): Promise<MediaS
 async function readFrame(file: string, delay: number): Promise<Frame> {
   let bytes: Uint8Array;
   try {
+    const about = await stat(file);
+    // A pipe would be waited for.
+    if (!about.isFile()) throw new Error('it is no file');
+    if (about.size > MAX_FILE) throw new Error(`it has ${about.size} bytes`);
     bytes = await readFile(file);
   } catch (error) {
     throw missingMedia(file, reasonOf(error));

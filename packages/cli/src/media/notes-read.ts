@@ -8,6 +8,7 @@ import { gifComments } from './gif.ts';
 import type { Notes } from './notes.ts';
 import { type VideoTools, videoTools } from './peers.ts';
 import { pictureFormat, videoFormat } from './sniff.ts';
+import { MAX_FILE } from './source.ts';
 
 /** Every result says by which version of attune it was made. */
 const MARK = 'attune';
@@ -22,17 +23,18 @@ export async function readNotes(
 ): Promise<Notes | undefined> {
   try {
     // A pipe would be waited for.
-    if (!(await stat(path)).isFile()) return undefined;
+    const about = await stat(path);
+    if (!about.isFile()) return undefined;
     const head = await readHead(path);
     const picture = pictureFormat(head);
+    if (picture && about.size > MAX_FILE) return undefined;
     if (picture === 'gif') return firstNotes(gifComments(await readFile(path)));
     if (picture) {
       // From a buffer: sharp keeps what it read by name even after the file changed.
       const { comments = [], exif } = await sharp(await readFile(path)).metadata();
       if (picture === 'png')
         return notesOf(Object.fromEntries(comments.map(({ keyword, text }) => [keyword, text])));
-      // The line is ASCII, and nothing else in EXIF begins and ends like it.
-      return firstNotes(exif?.toString('latin1').match(/\{"[\x20-\x7e]*\}/g) ?? []);
+      return firstNotes(linesOf(exif?.toString('latin1') ?? ''));
     }
     return videoFormat(head) === 'mp4' ? await readMp4Notes(path, tools) : undefined;
   } catch {
@@ -64,6 +66,13 @@ async function readHead(path: string): Promise<Uint8Array> {
     await file.close();
   }
 }
+
+/** What may be the line among binary EXIF: ASCII in braces, and nothing else there begins and ends like it. */
+const linesOf = (exif: string): string[] =>
+  exif
+    .split(/[^\x20-\x7e]+/)
+    .map((run) => run.slice(Math.max(0, run.indexOf('{"')), run.lastIndexOf('}') + 1))
+    .filter((line) => line.startsWith('{"'));
 
 function firstNotes(lines: Iterable<string>): Notes | undefined {
   for (const line of lines) {

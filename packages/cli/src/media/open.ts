@@ -13,7 +13,7 @@ import { openMp4 } from './mp4-read.ts';
 import { type VideoTools, videoTools } from './peers.ts';
 import { openPicture } from './picture.ts';
 import { pictureFormat, videoFormat } from './sniff.ts';
-import type { MediaSource } from './source.ts';
+import { MAX_FILE, type MediaSource } from './source.ts';
 
 export interface OpenOptions {
   /** Frames per second of a folder (default 8); other formats know their own. */
@@ -41,9 +41,6 @@ export interface Media {
   /** `maxFrames` left some out. */
   readonly cut: boolean;
 }
-
-/** Compressed pictures larger than this are refused (they are read whole). */
-const MAX_FILE = 2 ** 30;
 
 /** Frames that `readMedia` may hold, in bytes. */
 const MAX_HELD = 2 ** 32;

@@ -29,3 +29,6 @@ export interface MediaSource {
 
 /** No frame larger than this is decoded: 2²⁷ pixels (11,585²), 400 MB. */
 export const MAX_PIXELS = 2 ** 27;
+
+/** Compressed pictures larger than this are refused (they are read whole), in bytes. */
+export const MAX_FILE = 2 ** 30;

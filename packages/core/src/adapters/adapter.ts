@@ -83,6 +83,11 @@ export interface Adapter {
   readonly mixesFrames?: boolean;
   /** The most frames it can see at once. */
   readonly maxFrames?: number;
+  /**
+   * True when guidance meets it in its full condition alone: in every other branch it adds nothing, as a
+   * ControlNet in guess mode.
+   */
+  readonly conditional?: boolean;
   /** True when it may be swapped with its neighbours that say so, too: no delta of it reads its value. */
   readonly commutes?: boolean;
   /** The noise and the prediction type it was trained with, as keys of a scheduler config. */

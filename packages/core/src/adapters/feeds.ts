@@ -1,6 +1,6 @@
 /** What a program of a composed model is fed beside its conditioning: strengths and live parameters. */
 
-import { AttuneError, type NDArray, type Program, toF32 } from '@attune/engine';
+import { AttuneError, type NDArray, type Program, toF32, zeros } from '@attune/engine';
 
 import type { Model } from '../models/model.ts';
 import { trainability } from './compose.ts';
@@ -16,6 +16,22 @@ export const clipStrengths = (
   frame = 0,
 ): Record<string, NDArray> =>
   Object.fromEntries(adapters.flatMap((adapter) => clipGates(adapter, inputs, frame)));
+
+/** Strengths in a branch of the guidance: outside of its full condition those of conditional adapters are 0. */
+export function inBranch(
+  { adapters }: Model,
+  strengths: Record<string, NDArray>,
+  full: boolean,
+): Record<string, NDArray> {
+  if (full) return strengths;
+  const silent = new Set(adapters.flatMap(({ name, conditional }) => (conditional ? [name] : [])));
+  return Object.fromEntries(
+    Object.entries(strengths).map(([key, value]) => {
+      const [, adapter] = /^gate\.([^.@]+)/.exec(key) ?? [];
+      return [key, silent.has(adapter) ? zeros(value.shape) : value];
+    }),
+  );
+}
 
 /** Strengths that change over the sampling steps, at time t: to be fed with every step beside `timestep`. */
 export function strengthsAt(

@@ -71,6 +71,35 @@ const wrapped = (weights: Weights): Weights =>
     return name.startsWith('text_model.') ? name : `text_model.${name}`;
   });
 
+/** The moving average has the names of the UNet's weights, without `model.` and without dots. */
+const averageOf = (name: string): string =>
+  `model_ema.${name.slice('model.'.length).replaceAll('.', '')}`;
+
+/** Whether a checkpoint holds the moving average of its UNet beside the UNet as it was trained last. */
+export const hasAverage = (weights: Weights): boolean =>
+  weights.has(averageOf('model.diffusion_model.input_blocks.0.0.weight'));
+
+/**
+ * The same checkpoint with the moving average in the UNet's place. Throws NO_EMA where it holds none, and
+ * MISSING_WEIGHT where the average lacks a weight.
+ */
+export function averaged(weights: Weights, path: string): Weights {
+  if (!hasAverage(weights))
+    throw new AttuneError(
+      'NO_EMA',
+      `${path} holds no moving average (model_ema.…) of its UNet: leave \`weights: ema\` out.`,
+      { path },
+    );
+  const own = [...weights.names()].map(
+    (name) =>
+      [
+        name,
+        weights.entry(name.startsWith('model.diffusion_model.') ? averageOf(name) : name),
+      ] as const,
+  );
+  return Weights.fromEntries(own);
+}
+
 /**
  * The parts of a single-file checkpoint under diffusers' names, each with the config that `configs` (a
  * model folder) has for it, or the one that its names and shapes tell.

@@ -3,8 +3,17 @@
 import { AttuneError } from '@attune/engine';
 import { z } from 'zod';
 
-const oneOrEach = <T extends z.ZodType>(item: T) => z.union([item, z.array(item)]);
-const count = z.int().positive();
+/** Levels of a net. The limits here and below are far above any model's: a config is traced before its weights are missed. */
+const LEVELS = 12;
+const perLevel = <T extends z.ZodType>(item: T) => z.array(item).min(1).max(LEVELS);
+const oneOrEach = <T extends z.ZodType>(item: T) => z.union([item, perLevel(item)]);
+/** Channels, features, tokens. */
+const count = z
+  .int()
+  .positive()
+  .max(2 ** 20);
+/** Layers of one level. */
+const layers = z.int().positive().max(32);
 
 /** UNet2DConditionModel. Keys that change the mathematics and are not listed must keep their defaults. */
 export const UNetConfig = z.looseObject({
@@ -13,20 +22,21 @@ export const UNetConfig = z.looseObject({
   center_input_sample: z.boolean().default(false),
   flip_sin_to_cos: z.boolean().default(true),
   freq_shift: z.number().default(0),
-  down_block_types: z
-    .array(z.enum(['CrossAttnDownBlock2D', 'DownBlock2D']))
-    .default([
-      'CrossAttnDownBlock2D',
-      'CrossAttnDownBlock2D',
-      'CrossAttnDownBlock2D',
-      'DownBlock2D',
-    ]),
-  up_block_types: z
-    .array(z.enum(['CrossAttnUpBlock2D', 'UpBlock2D']))
-    .default(['UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D']),
+  down_block_types: perLevel(z.enum(['CrossAttnDownBlock2D', 'DownBlock2D'])).default([
+    'CrossAttnDownBlock2D',
+    'CrossAttnDownBlock2D',
+    'CrossAttnDownBlock2D',
+    'DownBlock2D',
+  ]),
+  up_block_types: perLevel(z.enum(['CrossAttnUpBlock2D', 'UpBlock2D'])).default([
+    'UpBlock2D',
+    'CrossAttnUpBlock2D',
+    'CrossAttnUpBlock2D',
+    'CrossAttnUpBlock2D',
+  ]),
   mid_block_type: z.literal('UNetMidBlock2DCrossAttn').default('UNetMidBlock2DCrossAttn'),
-  block_out_channels: z.array(count).default([320, 640, 1280, 1280]),
-  layers_per_block: oneOrEach(count).default(2),
+  block_out_channels: perLevel(count).default([320, 640, 1280, 1280]),
+  layers_per_block: oneOrEach(layers).default(2),
   only_cross_attention: oneOrEach(z.boolean()).default(false),
   mid_block_only_cross_attention: z.boolean().nullish(),
   downsample_padding: z.int().min(0).max(1).default(1),
@@ -35,15 +45,15 @@ export const UNetConfig = z.looseObject({
   norm_num_groups: count.default(32),
   norm_eps: z.number().positive().default(1e-5),
   cross_attention_dim: oneOrEach(count).default(1280),
-  transformer_layers_per_block: oneOrEach(count).default(1),
-  reverse_transformer_layers_per_block: z.array(count).nullish(),
+  transformer_layers_per_block: oneOrEach(layers).default(1),
+  reverse_transformer_layers_per_block: perLevel(layers).nullish(),
   /** The NUMBER of heads: diffusers' misnomer. `num_attention_heads` goes first where given. */
   attention_head_dim: oneOrEach(count).default(8),
   num_attention_heads: oneOrEach(count).nullish(),
   use_linear_projection: z.boolean().default(false),
   time_embedding_dim: count.nullish(),
-  conv_in_kernel: count.default(3),
-  conv_out_kernel: count.default(3),
+  conv_in_kernel: layers.default(3),
+  conv_out_kernel: layers.default(3),
   /** Side, or height and width, of the latents it was made for. */
   sample_size: z.union([count, z.tuple([count, count])]).nullish(),
 });
@@ -88,7 +98,7 @@ export const ClipTextConfig = z.looseObject({
   vocab_size: count.default(49408),
   hidden_size: count.default(512),
   intermediate_size: count.default(2048),
-  num_hidden_layers: count.default(12),
+  num_hidden_layers: z.int().positive().max(256).default(12),
   num_attention_heads: count.default(8),
   max_position_embeddings: count.default(77),
   hidden_act: z.enum(['quick_gelu', 'gelu']).default('quick_gelu'),
@@ -103,10 +113,10 @@ export type ClipTextConfig = z.infer<typeof ClipTextConfig>;
 export const VaeConfig = z.looseObject({
   in_channels: count.default(3),
   out_channels: count.default(3),
-  down_block_types: z.array(z.literal('DownEncoderBlock2D')).default(['DownEncoderBlock2D']),
-  up_block_types: z.array(z.literal('UpDecoderBlock2D')).default(['UpDecoderBlock2D']),
-  block_out_channels: z.array(count).default([64]),
-  layers_per_block: count.default(1),
+  down_block_types: perLevel(z.literal('DownEncoderBlock2D')).default(['DownEncoderBlock2D']),
+  up_block_types: perLevel(z.literal('UpDecoderBlock2D')).default(['UpDecoderBlock2D']),
+  block_out_channels: perLevel(count).default([64]),
+  layers_per_block: layers.default(1),
   act_fn: z.enum(['silu', 'swish']).default('silu'),
   latent_channels: count.default(4),
   norm_num_groups: count.default(32),
@@ -122,14 +132,14 @@ export type VaeConfig = z.infer<typeof VaeConfig>;
 export const TinyVaeConfig = z.looseObject({
   in_channels: count.default(3),
   out_channels: count.default(3),
-  encoder_block_out_channels: z.array(count).default([64, 64, 64, 64]),
-  decoder_block_out_channels: z.array(count).default([64, 64, 64, 64]),
+  encoder_block_out_channels: perLevel(count).default([64, 64, 64, 64]),
+  decoder_block_out_channels: perLevel(count).default([64, 64, 64, 64]),
   act_fn: z.literal('relu').default('relu'),
   upsample_fn: z.literal('nearest').default('nearest'),
   latent_channels: count.default(4),
-  upsampling_scaling_factor: count.default(2),
-  num_encoder_blocks: z.array(z.int().nonnegative()).default([1, 3, 3, 3]),
-  num_decoder_blocks: z.array(z.int().nonnegative()).default([3, 3, 3, 1]),
+  upsampling_scaling_factor: layers.default(2),
+  num_encoder_blocks: perLevel(z.int().nonnegative().max(32)).default([1, 3, 3, 3]),
+  num_decoder_blocks: perLevel(z.int().nonnegative().max(32)).default([3, 3, 3, 1]),
   scaling_factor: z.number().default(1),
   shift_factor: z.number().default(0),
 });

@@ -1,9 +1,9 @@
 /** Reads model folders in diffusers' layout: configs and weights of their parts. */
 
-import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { AttuneError, Weights } from '@attune/engine';
+import { AttuneError, parseJson, readText, Weights } from '@attune/engine';
 import { z } from 'zod';
 
 /** One part of a model folder: `unet`, `vae`, `text_encoder`, … */
@@ -17,24 +17,8 @@ export interface Part {
 
 /** A parsed JSON file. Accepts the bare Infinity and NaN that some schedulers write. */
 export function readJson(file: string): unknown {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new AttuneError('MISSING_FILE', `${file} cannot be read: ${reason}.`, { file });
-  }
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    const plain = text.replaceAll(/([:[,]\s*)(-?Infinity|NaN)(?=\s*[,\]}])/g, '$1null');
-    try {
-      return JSON.parse(plain);
-    } catch {
-      const reason = error instanceof Error ? error.message : String(error);
-      throw new AttuneError('BAD_JSON', `${file} is no JSON: ${reason}.`, { file });
-    }
-  }
+  const fail = (what: string) => new AttuneError('BAD_JSON', `${file} ${what}.`, { file });
+  return parseJson(readText(file), fail, { lenient: true });
 }
 
 /** Checks a config against its schema; the error names the file and the key. */

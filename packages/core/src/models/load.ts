@@ -8,7 +8,7 @@ import { AttuneError, Weights } from '@attune/engine';
 import type { PluginLoader } from '../plugins/loader.ts';
 import { type NetKind, netKind } from '../plugins/plugin.ts';
 import { NoiseSchedule } from '../schedule/noise.ts';
-import { checkpointDefaults, checkpointParts, isCheckpoint } from './checkpoint.ts';
+import { averaged, checkpointDefaults, checkpointParts, isCheckpoint } from './checkpoint.ts';
 import { clipTokenizer } from './clip-vocabulary.ts';
 import { clipText } from './clip.ts';
 import { ClipTextConfig, TinyVaeConfig, UNetConfig, VaeConfig } from './config.ts';
@@ -96,6 +96,8 @@ export interface LoadOptions {
    * are what its names and shapes tell of Stable Diffusion 1 or 2.
    */
   readonly config?: string;
+  /** Of a single-file checkpoint that holds both, the UNet's moving average; default: the UNet as trained last. */
+  readonly weights?: 'ema';
 }
 
 /** Loads the parts that a folder or a single-file checkpoint holds, or a folder as a part. */
@@ -105,7 +107,16 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
     : loadFolder(path, options);
 }
 
-async function loadFolder(folder: string, { fresh = false, loader }: LoadOptions): Promise<Model> {
+async function loadFolder(
+  folder: string,
+  { fresh = false, loader, weights }: LoadOptions,
+): Promise<Model> {
+  if (weights !== undefined)
+    throw new AttuneError(
+      'BAD_CONFIG',
+      `weights: ${weights} is for checkpoints in one file; in a model folder such as ${folder} the plain weights are the average where there is one (the others are called non_ema).`,
+      { folder },
+    );
   const found: Named[] = modelParts
     .filter((name) => existsSync(join(folder, name, 'config.json')))
     .map((name) => ({ name, part: readPart(join(folder, name), { fresh }) }));
@@ -124,7 +135,10 @@ async function loadFolder(folder: string, { fresh = false, loader }: LoadOptions
   return { ...(await assemble(found, loader)), ...(await companions(folder)) };
 }
 
-async function loadCheckpoint(path: string, { loader, config }: LoadOptions): Promise<Model> {
+async function loadCheckpoint(
+  path: string,
+  { loader, config, weights: copy }: LoadOptions,
+): Promise<Model> {
   const weights = Weights.fromFile(path);
   if (!isCheckpoint(weights))
     throw new AttuneError(
@@ -132,7 +146,10 @@ async function loadCheckpoint(path: string, { loader, config }: LoadOptions): Pr
       `${path} is no Stable Diffusion checkpoint: it holds no model.diffusion_model (${weights.size} tensors). A backbone is such a file or a model folder; attune inspect says what this is.`,
       { path },
     );
-  const model = await assemble(checkpointParts(weights, path, config), loader);
+  const model = await assemble(
+    checkpointParts(copy === 'ema' ? averaged(weights, path) : weights, path, config),
+    loader,
+  );
   const told = config === undefined ? {} : await companions(config);
   const { schedule, pad } = checkpointDefaults(weights);
   return {

@@ -1,9 +1,10 @@
 /** The files of a CLIP tokenizer, in both forms, read and written. */
 
-import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { badFile } from '@attune/engine';
+import { badFile, parseJson, readText } from '@attune/engine';
 import { z } from 'zod';
 
 import { type Vocabulary, WORD_END } from './bpe.ts';
@@ -61,8 +62,6 @@ export interface TokenizerParts {
   readonly addedIds: ReadonlyMap<string, number>;
 }
 
-/** No tokenizer's file is larger (CLIP's are 1 to 4 MB). */
-const MAX_BYTES = 64 * 2 ** 20;
 /** A longer row is the "no limit" that transformers writes as 1e30. */
 const MAX_LENGTH = 1e6;
 
@@ -100,14 +99,12 @@ const FastFile = z.looseObject({
 /** Reads a tokenizer's folder; precedence among the files is that of transformers 5. */
 export async function readTokenizer(folder: string): Promise<TokenizerParts> {
   const read = <T>(name: string, schema: z.ZodType<T>) => readJson(join(folder, name), schema);
-  const fast = await read('tokenizer.json', FastFile);
-  const config = (await read('tokenizer_config.json', ConfigFile)) ?? {};
+  const fast = read('tokenizer.json', FastFile);
+  const config = read('tokenizer_config.json', ConfigFile) ?? {};
   const listed = config.added_tokens_decoder;
   // A config that lists the added tokens makes the two older files obsolete.
-  const names = listed
-    ? config
-    : { ...config, ...(await read('special_tokens_map.json', SpecialFile)) };
-  const older = listed ? undefined : await read('added_tokens.json', IdsFile);
+  const names = listed ? config : { ...config, ...read('special_tokens_map.json', SpecialFile) };
+  const older = listed ? undefined : read('added_tokens.json', IdsFile);
 
   const { bos_token, eos_token, unk_token, pad_token, additional_special_tokens } = names;
   const four = [
@@ -138,7 +135,7 @@ export async function readTokenizer(folder: string): Promise<TokenizerParts> {
   return {
     vocabulary: fast
       ? checked(join(folder, 'tokenizer.json'), fast.model.vocab, fast.model.merges)
-      : await readVocabulary(folder),
+      : readVocabulary(folder),
     options: {
       bos,
       eos,
@@ -187,13 +184,14 @@ function withFlags(token: z.infer<typeof TokenFile>): AddedToken {
   return { content, special, normalized, single_word, lstrip, rstrip };
 }
 
-async function readVocabulary(folder: string): Promise<Vocabulary> {
+function readVocabulary(folder: string): Vocabulary {
   const file = join(folder, 'merges.txt');
-  const ids = await readJson(join(folder, 'vocab.json'), IdsFile);
-  const merges = await readText(file);
-  if (!ids || merges === undefined)
+  const ids = readJson(join(folder, 'vocab.json'), IdsFile);
+  if (!ids || !existsSync(file))
     throw badFile(folder, 'neither tokenizer.json nor vocab.json with merges.txt is there');
-  const lines = merges.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'));
+  const lines = readText(file)
+    .split(/\r?\n/)
+    .filter((line) => line !== '' && !line.startsWith('#version'));
   return checked(file, ids, lines);
 }
 
@@ -218,28 +216,9 @@ function checked(
   return { ids, merges };
 }
 
-async function readJson<T>(file: string, schema: z.ZodType<T>): Promise<T | undefined> {
-  const text = await readText(file);
-  if (text === undefined) return undefined;
-  let data: unknown;
-  try {
-    data = JSON.parse(text);
-  } catch (error) {
-    throw badFile(file, `not JSON (${String(error)})`);
-  }
-  const result = schema.safeParse(data);
+function readJson<T>(file: string, schema: z.ZodType<T>): T | undefined {
+  if (!existsSync(file)) return undefined;
+  const result = schema.safeParse(parseJson(readText(file), (what) => badFile(file, `it ${what}`)));
   if (result.success) return result.data;
   throw badFile(file, `not a CLIP tokenizer's file: ${z.prettifyError(result.error)}`);
-}
-
-/** A file's text, or undefined where there is none. */
-async function readText(file: string): Promise<string | undefined> {
-  let bytes: number;
-  try {
-    bytes = (await stat(file)).size;
-  } catch {
-    return undefined;
-  }
-  if (bytes > MAX_BYTES) throw badFile(file, `${bytes} bytes are too many for a tokenizer`);
-  return readFile(file, 'utf8');
 }

@@ -2,11 +2,11 @@
 
 import { type F32Array, f32, type NDArray, type Rng } from '@attune/engine';
 
-import { clipStrengths, strengthsAt } from '../adapters/feeds.ts';
+import { clipStrengths, inBranch, strengthsAt } from '../adapters/feeds.ts';
 import type { Dims } from '../models/net.ts';
 import { mix } from '../schedule/forms.ts';
 import { type Plan, takeStep } from '../schedule/sampler.ts';
-import { type Guidance, guidanceBranches, guide } from './guidance.ts';
+import { fullCondition, type Guidance, guidanceBranches, guide } from './guidance.ts';
 import type { ModelRunner } from './runner.ts';
 
 /** A change to the guided prediction before the sampler's step; `done` steps of `of` lie behind. */
@@ -77,6 +77,7 @@ export async function sample(
 ): Promise<F32Array> {
   const conditions = [branches, ...others.map((other) => other.branches)];
   const names = guidanceBranches(guidance);
+  const full = fullCondition(guidance);
   // One branch after the other, here and in each step: activations of a single call exist at a time.
   const lanes = [];
   for (const [of, fed] of conditions.entries())
@@ -86,7 +87,8 @@ export async function sample(
         Object.entries(feeds).map(([key, { shape }]) => [key, shape]),
       );
       const { program, standing } = runner.program({ net: 'unet', dims, shapes });
-      const all = { ...standing, ...clipStrengths(runner.model, program, frame), ...feeds };
+      const strengths = clipStrengths(runner.model, program, frame);
+      const all = { ...standing, ...inBranch(runner.model, strengths, name === full), ...feeds };
       lanes.push({ of, name, program, all, clip: await program.clip(all) });
     }
   let x = mix({ cx: plan.start, cp: 0 }, noise, noise);
@@ -96,7 +98,7 @@ export async function sample(
     for (const { of, name, program, all, clip } of lanes) {
       const out = await program.step(clip, {
         ...all,
-        ...strengthsAt(runner.model, program, step.t),
+        ...inBranch(runner.model, strengthsAt(runner.model, program, step.t), name === full),
         sample: x,
         timestep: f32([step.t], [1]),
       });

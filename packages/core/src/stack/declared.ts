@@ -1,9 +1,9 @@
 /** What an adapter's file or its stack entry says of its training and its terms, whatever its kind. */
 
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
-import { AttuneError } from '@attune/engine';
+import { AttuneError, parseJson, readText } from '@attune/engine';
 import { parse } from 'yaml';
 import { z } from 'zod';
 
@@ -76,21 +76,22 @@ export function declaredOf(
 }
 
 function parsed(text: string, where: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw new AttuneError('BAD_JSON', `${where} in its header is no JSON.`, { where });
-  }
+  const fail = (what: string) =>
+    new AttuneError('BAD_JSON', `${where} in its header ${what}.`, { where });
+  return parseJson(text, fail);
 }
+
+/** Letters of a card that are looked at. */
+const FRONT = 2 ** 16;
 
 /** The `license` of a model card: the front matter of the README.md in a folder or beside a file, as hubs have it. */
 export function cardLicense(path: string): string | undefined {
   const folder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ? path : dirname(path);
   const card = join(folder, 'README.md');
   if (!existsSync(card)) return undefined;
-  const [, front] = /^---\r?\n([\s\S]*?)\r?\n---/.exec(readFileSync(card, 'utf8')) ?? [];
-  if (front === undefined) return undefined;
   try {
+    const [, front] = /^---\r?\n([\s\S]*?)\r?\n---/.exec(readText(card).slice(0, FRONT)) ?? [];
+    if (front === undefined) return undefined;
     const { license } = Object(parse(front)) as { license?: unknown };
     return typeof license === 'string' ? license : undefined;
   } catch {

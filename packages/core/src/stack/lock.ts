@@ -36,7 +36,12 @@ export type Proof = z.infer<typeof Proof>;
 /** stack.lock.json. It names contents, by SHA-256, and never places, so that it can be shared. */
 export const StackLock = z.strictObject({
   version: z.literal(1),
-  backbone: z.strictObject({ use: z.string(), license: License, files: Files }),
+  backbone: z.strictObject({
+    use: z.string(),
+    weights: z.string().optional(),
+    license: License,
+    files: Files,
+  }),
   /** The noise it is sampled with, and what its prediction means. */
   schedule: z.looseObject({}).nullable(),
   /** What inputs and ports are fed, where the stack says it; a picture by its contents. */
@@ -91,7 +96,7 @@ export function readLock(stackFile: string): StackLock | undefined {
 /** What a stack is made of now, without a proof. */
 export function lockOf(
   { backbone: use, license: given }: StackFile,
-  { folder, path, config, backbone, parts, routes, model }: StackParts,
+  { folder, path, config, weights, backbone, parts, routes, model }: StackParts,
   loader: PluginLoader,
   hashes: HashBook,
 ): StackLock {
@@ -110,6 +115,7 @@ export function lockOf(
   const contents = (file: string): unknown => contentsOf(placeOf(file, folder), hashes);
   const base = {
     use: bundled ? use : basename(path),
+    ...(weights === undefined ? {} : { weights }),
     license: given ?? bundled?.license ?? cardLicense(path) ?? null,
     files: {
       ...hashed(path, [...filesOf(backbone.weights), ...companionFiles(path)], hashes),

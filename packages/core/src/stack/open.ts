@@ -12,7 +12,7 @@ import type { Strength } from '../adapters/strength.ts';
 import { pulled } from '../hub/cache.ts';
 import { isHubReference } from '../hub/reference.ts';
 import { readJson, readWeights } from '../models/folder.ts';
-import { loadModel } from '../models/load.ts';
+import { loadModel, type LoadOptions } from '../models/load.ts';
 import type { Model } from '../models/model.ts';
 import type { PluginLoader } from '../plugins/loader.ts';
 import { createPartly, type Skipped, skippedText } from '../plugins/partial.ts';
@@ -65,6 +65,8 @@ export interface StackParts {
   readonly path: string;
   /** The folder that the configs of a single-file checkpoint come from. */
   readonly config?: string;
+  /** `ema`: its moving average was taken. */
+  readonly weights?: 'ema';
   readonly backbone: Model;
   /** In order; those of strength 0 and those that stills leave out included. */
   readonly parts: readonly StackPart[];
@@ -271,16 +273,17 @@ async function fromHub<T>(path: string, read: () => T | Promise<T>): Promise<T> 
   }
 }
 
-/** Where a stack's backbone lies, and the folder whose configs it takes. */
+/** Where a stack's backbone lies, the folder whose configs it takes, and which of its copies. */
 export async function backbonePaths(
-  { backbone, config }: Pick<StackFile, 'backbone' | 'config'>,
+  { backbone, config, weights }: Pick<StackFile, 'backbone' | 'config' | 'weights'>,
   folder: string,
   loader: PluginLoader,
-): Promise<{ readonly path: string; readonly config?: string }> {
+): Promise<{ readonly path: string } & Pick<LoadOptions, 'config' | 'weights'>> {
   const bundled = loader.ids('backbones').includes(backbone);
   return {
     path: bundled ? (await loader.get('backbones', backbone)).folder() : placeOf(backbone, folder),
     ...(config === undefined ? {} : { config: placeOf(config, folder) }),
+    ...(weights === undefined ? {} : { weights }),
   };
 }
 

@@ -91,6 +91,11 @@ export const StackFile = z.strictObject({
   backbone: z.string(),
   /** For a single-file checkpoint: the model folder whose configs, scheduler and tokenizer it takes. */
   config: z.string().optional(),
+  /**
+   * `ema`: of a single-file checkpoint that holds both, the moving average of its UNet. Default: the UNet as it
+   * was trained last, as in diffusers.
+   */
+  weights: z.literal('ema').optional(),
   /** The terms the backbone comes under, an SPDX identifier, where its folder does not say. */
   license: z.string().optional(),
   /** `default` is the backbone's own; else a scheduler config to use instead. */
@@ -119,11 +124,26 @@ export function stackText({ schedule, adapters, plugins, ...rest }: StackFile): 
 
 /** Parses YAML against a schema. Errors name the file, the place and, for an unknown key, the nearest one. */
 export function parseYaml<T>(schema: z.ZodType<T>, text: string, where: string): T {
-  const document = parseDocument(text, { prettyErrors: true });
-  const [broken] = document.errors;
-  if (broken) throw new AttuneError('BAD_YAML', `${where}: ${broken.message}`, { where });
-  return checkFile(schema, document.toJS(), where);
+  const fail = (what: string) => new AttuneError('BAD_YAML', `${where}: ${what}`, { where });
+  if (text.length > LONGEST)
+    throw fail(`it has ${text.length} characters; at most ${LONGEST} are read.`);
+  let value: unknown;
+  try {
+    const document = parseDocument(text, { prettyErrors: true });
+    const [broken] = document.errors;
+    if (broken) throw fail(broken.message);
+    value = document.toJS();
+    // Values nested without end, by brackets or by an alias inside its own anchor, end here.
+    JSON.stringify(value);
+  } catch (error) {
+    if (AttuneError.is(error)) throw error;
+    throw fail(`${error instanceof Error ? error.message.split('\n')[0] : String(error)}.`);
+  }
+  return checkFile(schema, value, where);
 }
+
+/** Longest YAML that is read: the time that it takes grows with the square of its keys. */
+const LONGEST = 2 ** 18;
 
 /** Checks a parsed file against its schema. */
 export function checkFile<T>(schema: z.ZodType<T>, value: unknown, where: string): T {

@@ -2,6 +2,7 @@
 
 import { AttuneError, badFile } from '../errors.ts';
 import { type DType, itemSize } from '../runtime/array.ts';
+import { parseJson } from './json.ts';
 
 /** Where a tensor lies in its file. */
 export interface TensorEntry {
@@ -21,6 +22,9 @@ export interface Header {
 
 /** Largest header read, in bytes: the format's own limit. */
 export const maxHeader = 100_000_000;
+
+/** Most axes of a tensor: PyTorch's own limit. */
+export const maxRank = 64;
 
 /** Element types by the format's names. */
 export const dtypes: Readonly<Record<string, DType>> = {
@@ -94,12 +98,7 @@ type Fail = (what: string, facts?: Record<string, unknown>) => AttuneError;
 
 /** JSON.parse keeps the last of two equal keys without a word, so keys are counted, too. */
 function parseObject(text: string, fail: Fail): Record<string, unknown> {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw fail(`its header is no JSON (${error instanceof Error ? error.message : String(error)})`);
-  }
+  const json = parseJson(text, (what) => fail(`its header ${what}`));
   if (typeof json !== 'object' || json === null || Array.isArray(json))
     throw fail('its header is no JSON object');
   const twice = repeatedKey(text);
@@ -166,7 +165,8 @@ function parseEntry(name: string, value: unknown, start: number, fail: Fail): Te
         : `the tensor ${label} has no known type (${display(dtype)})`,
       { name },
     );
-  if (!isCounts(shape)) throw fail(`the shape of ${label} is ${display(shape)}`, { name });
+  if (!isCounts(shape) || shape.length > maxRank)
+    throw fail(`the shape of ${label} is ${display(shape)}`, { name });
   if (!isCounts(span) || span.length !== 2 || span[0] > span[1])
     throw fail(`the data_offsets of ${label} are ${display(span)}`, { name });
   let needed = itemSize[type];

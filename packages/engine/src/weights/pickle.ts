@@ -37,7 +37,8 @@ export type Dict = Map<Value, Value>;
 
 /** What names and persistent ids mean. Both throw for what is not allowed. */
 export interface PickleHost {
-  call(name: string, args: readonly Value[]): Value;
+  /** Whoever makes many values of one argument says how many by `spend`. */
+  call(name: string, args: readonly Value[], spend: (count: number) => void): Value;
   persistent(id: Value): Value;
   fail(what: string): AttuneError;
 }
@@ -58,6 +59,12 @@ const REFUSED: Readonly<Record<number, string>> = {
   0x97: 'NEXT_BUFFER',
 };
 
+/**
+ * Operations that a pickle may use, and values it may make. A tensor takes about 60; without a limit a byte
+ * that makes a dict would take hundreds in memory, and one list could be copied by every byte that follows.
+ */
+const MOST = 2 ** 21;
+
 /** The value of the first pickle in `bytes`. */
 export function unpickle(bytes: Uint8Array, host: PickleHost): Value {
   return new Machine(bytes, host).run();
@@ -69,6 +76,7 @@ class Machine {
   readonly #stack: Slot[] = [];
   readonly #memo = new Map<number, Value>();
   #at = 0;
+  #spent = 0;
 
   constructor(bytes: Uint8Array, host: PickleHost) {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -77,6 +85,7 @@ class Machine {
 
   run(): Value {
     for (let op = this.byte(); op !== STOP; op = this.byte()) {
+      this.spend(1);
       const act = OPS[op];
       if (!act) {
         const name = REFUSED[op] ?? `0x${op.toString(16).padStart(2, '0')}`;
@@ -87,6 +96,12 @@ class Machine {
     const value = this.pop();
     if (this.#stack.length > 0) throw this.host.fail('its pickle leaves values behind');
     return value;
+  }
+
+  spend(count: number): void {
+    this.#spent += count;
+    if (this.#spent > MOST)
+      throw this.host.fail(`its pickle takes more than ${MOST} steps, more than tensors need`);
   }
 
   take(count: number): Buffer {
@@ -195,7 +210,7 @@ function reduce(m: Machine): void {
   const callee = m.pop();
   if (!(callee instanceof Global) || !(args instanceof Tuple))
     throw m.host.fail('its pickle calls something that is no name');
-  m.push(m.host.call(callee.path, args.items));
+  m.push(m.host.call(callee.path, args.items, (count) => m.spend(count)));
 }
 
 /** Attributes of a dict (torch keeps `_metadata` on state dicts) are dropped; nothing else has any. */

@@ -1,11 +1,11 @@
 /** Named weights from files or from memory, as immutable views. Nothing is read before it is asked for. */
 
-import { readFileSync } from 'node:fs';
 import { dirname, isAbsolute, join, normalize, sep } from 'node:path';
 
 import { AttuneError, badFile } from '../errors.ts';
 import type { DType, NDArray } from '../runtime/array.ts';
 import { brief } from './header.ts';
+import { parseJson, readText } from './json.ts';
 import { missingWeight, openSafetensors } from './safetensors.ts';
 import { isTorch, openTorch, type TorchFile } from './torch.ts';
 
@@ -180,15 +180,7 @@ export class Weights {
 }
 
 function readIndex(path: string): Map<string, string> {
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(path, 'utf8'));
-  } catch (error) {
-    throw badFile(
-      path,
-      `it cannot be read (${error instanceof Error ? error.message : String(error)})`,
-    );
-  }
+  const json = parseJson(readText(path), (what) => badFile(path, `it ${what}`));
   const map = (json as { weight_map?: unknown } | null)?.weight_map;
   if (typeof map !== 'object' || map === null || Array.isArray(map))
     throw badFile(path, 'it has no weight_map');

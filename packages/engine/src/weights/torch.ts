@@ -3,7 +3,7 @@
 import { type AttuneError, badFile } from '../errors.ts';
 import { type DType, fromBytes, itemSize, type NDArray } from '../runtime/array.ts';
 import { readBytes, withFile } from './file.ts';
-import { brief } from './header.ts';
+import { brief, maxRank } from './header.ts';
 import { type Dict, Global, Tuple, unpickle, type Value } from './pickle.ts';
 import { type ZipEntry, zipEntries } from './zip.ts';
 
@@ -34,13 +34,28 @@ const STORAGES: Readonly<Record<string, DType>> = {
 };
 
 /** Largest pickle read, in bytes. */
-const MOST = 256 * 2 ** 20;
+const MOST = 64 * 2 ** 20;
 
-/** Whether a file is a zip archive, as those of torch.save are. */
+/** A file's tensors, tied ones counted each, may take so many times its bytes. */
+const REPEATS = 16;
+
+/** How files of torch.save begin that are older than 1.6: a pickled number that marks them. */
+const OLD = [0x80, 2, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46];
+
+/**
+ * Whether a file is a zip archive, as those of torch.save are. Throws BAD_FILE for the form that it wrote
+ * before 1.6, and for any other bare pickle: neither is opened.
+ */
 export const isTorch = (file: string): boolean =>
   withFile(file, (handle, _, size) => {
-    const start = size < 4 ? [] : [...readBytes(handle, 0, 4, file)];
-    return start.join() === [0x50, 0x4b, 3, 4].join();
+    const start = size < 8 ? [] : [...readBytes(handle, 0, 8, file)];
+    // The length of a safetensors header begins the file otherwise: it has zeros at its end.
+    if (start[0] === OLD[0] && start[1] <= 5 && start[7] !== 0)
+      throw badFile(
+        file,
+        `it is ${start.join() === OLD.join() ? 'a checkpoint of torch.save before 1.6' : 'a bare Python pickle'}, which is not opened: save it again with torch.save, or convert it to safetensors, with a tool you trust`,
+      );
+    return start.slice(0, 4).join() === [0x50, 0x4b, 3, 4].join();
   });
 
 /**
@@ -66,13 +81,20 @@ export function openTorch(file: string): TorchFile {
     )
       throw fail('its numbers are big-endian, which is not supported');
     if (main.length > MOST) throw fail(`its pickle claims ${main.length} bytes`);
+    if (entries.has(`${folder}constants.pkl`))
+      throw fail(
+        'it is a TorchScript archive, a program: save its weights alone (torch.save(module.state_dict(), …))',
+      );
     const host = new TensorHost(entries, folder, fail);
     const root = unpickle(read(main.offset, main.length), host);
     const load = (view: View): NDArray =>
       withFile(path, (again) => gathered(view, (o, n) => readBytes(again, o, n, file)));
     const tensors = new Map<string, TorchTensor>();
+    let bytes = 0;
     for (const [name, view] of named(root, fail)) {
       const { dtype, shape, offset, length } = view;
+      bytes += length;
+      if (bytes > REPEATS * size) throw fail('its tensors repeat the same bytes again and again');
       const place = isDense(view) ? { offset, length } : undefined;
       tensors.set(name, { name, dtype, shape, place, load: () => load(view) });
     }
@@ -128,10 +150,10 @@ class TensorHost {
     this.fail = fail;
   }
 
-  call(name: string, args: readonly Value[]): Value {
+  call(name: string, args: readonly Value[], spend: (count: number) => void): Value {
     switch (name) {
       case 'collections.OrderedDict':
-        return this.#dict(args);
+        return this.#dict(args, spend);
       case 'torch._utils._rebuild_tensor':
       case 'torch._utils._rebuild_tensor_v2':
         return this.#tensor(args);
@@ -161,9 +183,10 @@ class TensorHost {
     return new StorageBox({ dtype, offset: entry.offset, count });
   }
 
-  #dict([pairs = []]: readonly Value[]): Dict {
+  #dict([pairs = []]: readonly Value[], spend: (count: number) => void): Dict {
     if (!Array.isArray(pairs))
       throw this.fail('its pickle makes a dict of something that is no list');
+    spend(pairs.length);
     return new Map(
       pairs.map((pair) => {
         const [key, value] = pair instanceof Tuple ? pair.items : Array.isArray(pair) ? pair : [];
@@ -199,11 +222,15 @@ const isCount = (value: Value | undefined): value is number =>
 
 function countsOf(value: Value | undefined): number[] | undefined {
   const items = value instanceof Tuple ? value.items : value;
-  return Array.isArray(items) && items.every(isCount) ? [...items] : undefined;
+  return Array.isArray(items) && items.length <= maxRank && items.every(isCount)
+    ? [...items]
+    : undefined;
 }
 
 /** Depth and number of values that are looked at: a pickle may hold one container in many places. */
 const [DEEPEST, MANY] = [16, 1_000_000];
+/** Longest name of a tensor: names grow with every container around it. */
+const LONGEST = 4096;
 
 /** Every tensor with its dotted name. */
 function named(root: Value, fail: (what: string) => AttuneError): [string, View][] {
@@ -211,19 +238,20 @@ function named(root: Value, fail: (what: string) => AttuneError): [string, View]
   let seen = 0;
   const visit = (value: Value, name: string, depth: number): void => {
     if (depth > DEEPEST || ++seen > MANY) throw fail('its containers are nested without end');
+    if (name.length > LONGEST) throw fail(`a name in it is longer than ${LONGEST} letters`);
     if (value instanceof View) found.push([name, value]);
     const items =
       value instanceof Map
-        ? [...value]
+        ? value.entries()
         : Array.isArray(value)
-          ? value.map((item, i) => [i, item] as const)
+          ? value.entries()
           : value instanceof Tuple
-            ? value.items.map((item, i) => [i, item] as const)
+            ? value.items.entries()
             : [];
-    for (const [key, item] of items) {
-      if (typeof key !== 'string' && typeof key !== 'number') continue;
-      visit(item, name === '' ? `${key}` : `${name}.${key}`, depth + 1);
-    }
+    for (const [key, item] of items)
+      if (typeof key === 'string' || typeof key === 'number')
+        visit(item, name === '' ? `${key}` : `${name}.${key}`, depth + 1);
+      else seen++;
   };
   const own = root instanceof Map ? root.get('state_dict') : undefined;
   visit(own instanceof Map ? own : root, '', 0);

@@ -22,7 +22,7 @@ const [END, END64, LOCATOR64, CENTRAL, LOCAL] = [
 const END_SIZE = 22;
 const LONGEST_COMMENT = 0xffff;
 /** Largest directory read, in bytes. */
-const MOST = 64 * 2 ** 20;
+const MOST = 16 * 2 ** 20;
 
 /**
  * The entries by name. Throws by `fail` for anything but a whole, plain archive: compressed or encrypted
@@ -144,6 +144,8 @@ function located({ name, length, header }: Listed, end: number, read: Read, fail
   if (header + 30 > end) throw fail(`its entry ${brief(name)} lies outside it`);
   const own = Buffer.from(read(header, 30));
   if (own.readUInt32LE(0) !== LOCAL) throw fail(`its entry ${brief(name)} has no header`);
+  if (own.readUInt16LE(8) !== 0)
+    throw fail(`its entry ${brief(name)} is stored, but compressed by its own header`);
   const offset = header + 30 + own.readUInt16LE(26) + own.readUInt16LE(28);
   if (offset + length > end) throw fail(`its entry ${brief(name)} reaches into the directory`);
   return { name, offset, length };

@@ -130,8 +130,8 @@ describe('a sharded index', () => {
 
   test('an index that is no JSON, or not there, is refused', () => {
     writeFileSync(index, '{"weight_map":');
-    expect(() => Weights.fromFolderIndex(index)).toThrow(/cannot be read/);
-    expect(() => Weights.fromFolderIndex(join(folder, 'nowhere'))).toThrow(/cannot be read/);
+    expect(() => Weights.fromFolderIndex(index)).toThrow(/it is no JSON/);
+    expect(() => Weights.fromFolderIndex(join(folder, 'nowhere'))).toThrow(/cannot be opened/);
   });
 
   test('its shards may be symbolic links out of the folder, as caches make them', () => {

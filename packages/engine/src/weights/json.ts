@@ -1,0 +1,75 @@
+/** JSON of unknown origin: its size is judged before it is built. */
+
+import { type AttuneError, badFile } from '../errors.ts';
+import { readBytes, withFile } from './file.ts';
+
+/** Brackets inside brackets: code that walks a value by recursion must not run out of stack. */
+const DEEPEST = 64;
+/** Commas and brackets: `[[],[],…]` takes thirty times its length in memory. */
+const MOST = 4_000_000;
+/** Largest text read, in bytes. */
+const LARGEST = 64 * 2 ** 20;
+
+/**
+ * The text of a file. Throws MISSING_FILE, or BAD_FILE for a folder, a pipe or a device (which would be
+ * waited for), and for more than `most` bytes.
+ */
+export const readText = (file: string, most = LARGEST): string =>
+  withFile(file, (handle, _, size) => {
+    if (size > most) throw badFile(file, `it has ${size} bytes; at most ${most} are read`);
+    return Buffer.from(readBytes(handle, 0, size, file)).toString('utf8');
+  });
+
+/**
+ * What a JSON text says. Throws what `fail` makes of the reason: for what is no JSON, and for values that are
+ * nested deeper than 64 times or more than four million. With `lenient`, bare `Infinity`, `-Infinity` and
+ * `NaN`, as Python writes them, are null.
+ */
+export function parseJson(
+  text: string,
+  fail: (what: string) => AttuneError,
+  { lenient = false } = {},
+): unknown {
+  const why = oversized(text);
+  if (why !== undefined) throw fail(why);
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (lenient) {
+      try {
+        return JSON.parse(text.replaceAll(/([:[,]\s*)(-?Infinity|NaN)(?=\s*[,\]}])/g, '$1null'));
+      } catch {
+        // the first error tells the place in the file itself
+      }
+    }
+    throw fail(`is no JSON (${error instanceof Error ? error.message : String(error)})`);
+  }
+}
+
+/** Why a text is not parsed, whether it is JSON or not. */
+function oversized(text: string): string | undefined {
+  let depth = 0;
+  let count = 0;
+  for (let i = 0; i < text.length; i++) {
+    switch (text.charCodeAt(i)) {
+      case 0x22: // a string, to its end
+        for (i++; i < text.length && text.charCodeAt(i) !== 0x22; i++)
+          if (text.charCodeAt(i) === 0x5c) i++;
+        break;
+      case 0x5b:
+      case 0x7b:
+        if (++depth > DEEPEST) return `nests its values deeper than ${DEEPEST} times`;
+        count++;
+        break;
+      case 0x5d:
+      case 0x7d:
+        depth--;
+        break;
+      case 0x2c:
+        count++;
+        break;
+    }
+    if (count > MOST) return `holds more than ${MOST} values`;
+  }
+  return undefined;
+}

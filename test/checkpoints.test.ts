@@ -1,0 +1,216 @@
+/** Checkpoints in one file: names over random architectures, and the two copies of a UNet that some hold. */
+
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+
+import {
+  findPlugins,
+  fromLdm,
+  HashBook,
+  inventory,
+  ldmLayers,
+  loadModel,
+  lockOf,
+  type Model,
+  nominalDims,
+  openStack,
+  PluginLoader,
+  readStackParts,
+  StackFile,
+  toLdm,
+  unet,
+  UNetConfig,
+} from '@attune/core';
+import { f32, type NDArray, Rng, toF32, Weights, writeSafetensors } from '@attune/engine';
+import { expect, test } from 'vitest';
+
+import { inspect } from '../packages/cli/src/inspect/verdict.ts';
+
+const fixtures = resolve('test/parity/fixtures/checkpoints');
+const folder = mkdtempSync(join(tmpdir(), 'checkpoints-'));
+const loader = new PluginLoader(findPlugins('packages/cli'));
+
+const parts = {
+  norm1: 'in_layers.0',
+  conv1: 'in_layers.2',
+  time_emb_proj: 'emb_layers.1',
+  norm2: 'out_layers.0',
+  conv2: 'out_layers.3',
+  conv_shortcut: 'skip_connection',
+};
+
+/**
+ * Places of a UNet of so many levels and residual blocks as CompVis' constructor counts them, under
+ * diffusers' names: written after that code, not after ours.
+ */
+function places(attends: readonly boolean[], layers: number): Map<string, string> {
+  const found = new Map<string, string>([
+    ['conv_in', 'input_blocks.0.0'],
+    ['time_embedding.linear_1', 'time_embed.0'],
+    ['time_embedding.linear_2', 'time_embed.2'],
+    ['conv_norm_out', 'out.0'],
+    ['conv_out', 'out.2'],
+    ['mid_block.attentions.0', 'middle_block.1'],
+  ]);
+  const resnet = (name: string, place: string): void => {
+    for (const [own, other] of Object.entries(parts))
+      found.set(`${name}.${own}`, `${place}.${other}`);
+  };
+  resnet('mid_block.resnets.0', 'middle_block.0');
+  resnet('mid_block.resnets.1', 'middle_block.2');
+  let input = 0;
+  for (const [level, attention] of attends.entries()) {
+    for (let layer = 0; layer < layers; layer++) {
+      input++;
+      resnet(`down_blocks.${level}.resnets.${layer}`, `input_blocks.${input}.0`);
+      if (attention)
+        found.set(`down_blocks.${level}.attentions.${layer}`, `input_blocks.${input}.1`);
+    }
+    if (level + 1 < attends.length)
+      found.set(`down_blocks.${level}.downsamplers.0.conv`, `input_blocks.${++input}.0.op`);
+  }
+  let output = 0;
+  for (const [up, attention] of attends.toReversed().entries())
+    for (let layer = 0; layer <= layers; layer++, output++) {
+      resnet(`up_blocks.${up}.resnets.${layer}`, `output_blocks.${output}.0`);
+      if (attention) found.set(`up_blocks.${up}.attentions.${layer}`, `output_blocks.${output}.1`);
+      if (layer === layers && up + 1 < attends.length)
+        found.set(
+          `up_blocks.${up}.upsamplers.0.conv`,
+          `output_blocks.${output}.${attention ? 2 : 1}.conv`,
+        );
+    }
+  return found;
+}
+
+test('60 random UNets: every name there and back, as the original code counts', () => {
+  for (let k = 0; k < 60; k++) {
+    const rng = Rng.of(41).fork(k);
+    const levels = 1 + rng.int(4);
+    const layers = 1 + rng.int(3);
+    const attends = Array.from(
+      { length: levels },
+      (_, i) => rng.fork('attention', i).uniform() < 0.6,
+    );
+    const config = UNetConfig.parse({
+      block_out_channels: attends.map((_, i) => 4 * (1 + rng.fork('width', i).int(3))),
+      down_block_types: attends.map((on) => (on ? 'CrossAttnDownBlock2D' : 'DownBlock2D')),
+      up_block_types: attends.toReversed().map((on) => (on ? 'CrossAttnUpBlock2D' : 'UpBlock2D')),
+      layers_per_block: layers,
+      transformer_layers_per_block: 1 + rng.int(2),
+      use_linear_projection: rng.uniform() < 0.5,
+      cross_attention_dim: 8,
+      attention_head_dim: 2,
+      norm_num_groups: 2,
+    });
+    const bare: Model = {
+      nets: { unet: unet(config) },
+      weights: Weights.fromArrays({}),
+      adapters: [],
+    };
+    const names = [...inventory(bare, nominalDims).params.keys()].map((name) =>
+      name.slice('unet.'.length),
+    );
+    const known = [...places(attends, layers)].toSorted(([a], [b]) => b.length - a.length);
+    const layout = { layers, attends: (up: number) => attends.toReversed()[up] };
+    const others = names.map((name) => {
+      const [own, place] = known.find(([one]) => name.startsWith(`${one}.`))!;
+      const want = place + name.slice(own.length);
+      expect({ name, ldm: toLdm(name, layout) }).toEqual({ name, ldm: want });
+      return want;
+    });
+    const weights = Weights.fromArrays(
+      Object.fromEntries(others.map((name) => [name, f32([1], [1])])),
+    );
+    expect(ldmLayers(weights)).toBe(layers);
+    expect(others.map((name) => fromLdm(name, ldmLayers(weights)))).toEqual(names);
+  }
+});
+
+const single = `${fixtures}/sd1.ckpt`;
+const average = (name: string): string =>
+  `model_ema.${name.slice('model.'.length).replaceAll('.', '')}`;
+
+/** sd1.ckpt with a moving average: twice its UNet. */
+function both(
+  name: string,
+  change: (tensors: Map<string, NDArray>) => void = () => undefined,
+): string {
+  const weights = Weights.fromFile(single);
+  const tensors = new Map([...weights.names()].map((key) => [key, weights.entry(key).load()]));
+  for (const [key, value] of Array.from(tensors))
+    if (key.startsWith('model.diffusion_model.'))
+      // The names that the fixture's script wrote are there to be found again.
+      tensors.set(
+        average(key),
+        f32(
+          toF32(value).data.map((v) => 2 * v),
+          value.shape,
+        ),
+      );
+  expect(tensors.size).toBe(weights.size);
+  change(tensors);
+  const path = join(folder, name);
+  writeSafetensors(path, tensors);
+  return path;
+}
+
+const config = `${fixtures}/sd1.configs`;
+
+test('the moving average in the place of the UNet, where the stack says so', async () => {
+  const path = both('both.safetensors');
+  const [last, plain, ema] = await Promise.all([
+    loadModel(single, { config }),
+    loadModel(path, { config }),
+    openStack(StackFile.parse({ backbone: path, config, weights: 'ema' }), '.', loader),
+  ]);
+  const names = [...last.weights.names()].toSorted();
+  for (const model of [plain, ema]) expect([...model.weights.names()].toSorted()).toEqual(names);
+  for (const name of names) {
+    const [a, b, c] = [last, plain, ema].map(
+      ({ weights }) => toF32(weights.entry(name).load()).data,
+    );
+    expect(b).toEqual(a); // the default: as trained last
+    expect(c).toEqual(name.startsWith('unet.') ? a.map((v) => 2 * v) : a);
+  }
+});
+
+test('the lock knows which copy it was, inspect that there are two', async () => {
+  const path = both('locked.safetensors');
+  const lock = async (more: object) => {
+    const stack = StackFile.parse({ backbone: path, config, ...more });
+    return lockOf(
+      stack,
+      await readStackParts(stack, '.', loader),
+      loader,
+      new HashBook({ verify: true }),
+    );
+  };
+  expect((await lock({ weights: 'ema' })).backbone).toEqual({
+    ...(await lock({})).backbone,
+    weights: 'ema',
+  });
+  const told = await inspect(path, { loader });
+  expect(told.reason ?? '').toMatch(
+    /holds its UNet twice: as trained last, which is taken|num_attention|heads/,
+  );
+});
+
+test('an average that is not there, not whole, or asked of a folder', async () => {
+  const without = both('without.safetensors', (tensors) => {
+    for (const key of tensors.keys()) if (key.startsWith('model_ema.')) tensors.delete(key);
+  });
+  await expect(loadModel(without, { config, weights: 'ema' })).rejects.toMatchObject({
+    code: 'NO_EMA',
+  });
+  const gone = 'model.diffusion_model.middle_block.0.in_layers.0.weight';
+  const part = both('part.safetensors', (tensors) => tensors.delete(average(gone)));
+  await expect(loadModel(part, { config, weights: 'ema' })).rejects.toMatchObject({
+    code: 'MISSING_WEIGHT',
+  });
+  const model = resolve('test/parity/fixtures/unet/pocket');
+  await expect(loadModel(model, { weights: 'ema' })).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+  writeFileSync(join(folder, 'stack.yaml'), `backbone: ${without}\nweights: emma\n`);
+  expect((await inspect(join(folder, 'stack.yaml'), { loader })).reason).toMatch(/weights/);
+});
