@@ -459,6 +459,11 @@ test.each(['folder', 'one file with a header'])('30 of PEFT: %s', async (form) =
         lora_adapter_metadata: JSON.stringify(own),
       });
     }
-    await check(form === 'folder' ? place : `${place}.safetensors`, model, expected);
+    const dialect = await check(
+      form === 'folder' ? place : `${place}.safetensors`,
+      model,
+      expected,
+    );
+    expect(dialect).toBe(form === 'folder' ? 'peft' : 'diffusers');
   }
 });

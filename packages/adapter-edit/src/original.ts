@@ -42,7 +42,8 @@ export function readOriginal(file: Weights): Original | undefined {
   const hints = [...weights.names()].flatMap((name) =>
     Number(/^input_hint_block\.(\d+)\.weight$/.exec(name)?.[1] ?? []),
   );
-  const last = Math.max(...hints);
+  // Not by arguments: a hostile file has more of them than a call takes.
+  const last = hints.reduce((a, b) => Math.max(a, b), 0);
   // A name that nothing explains is kept, so that it is reported by the name the file has.
   const renamed = weights.renamed((name) => control(name, last) ?? fromLdm(name, layers) ?? name);
   return { form, weights: renamed };

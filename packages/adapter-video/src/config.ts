@@ -3,8 +3,8 @@
 import { z } from 'zod';
 
 /** A number for every level or one for each; `most` is far above any model's. */
-const each = (most: number) => {
-  const one = z.int().nonnegative().max(most);
+const each = (most: number, least = 0) => {
+  const one = z.int().min(least).max(most);
   return z.union([one, z.array(one).min(1).max(12)]);
 };
 const count = z
@@ -17,7 +17,7 @@ export const VideoConfig = z.object({
   block_out_channels: z.array(count).min(1).max(12).default([320, 640, 1280, 1280]),
   motion_layers_per_block: each(32).default(2),
   motion_transformer_layers_per_block: each(32).default(1),
-  motion_num_attention_heads: each(1024).default(8),
+  motion_num_attention_heads: each(1024, 1).default(8),
   motion_norm_num_groups: count.default(32),
   motion_max_seq_length: z
     .int()

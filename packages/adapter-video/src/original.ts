@@ -84,12 +84,15 @@ export function checkTables(weights: Weights): void {
   }
 }
 
+/** More levels than any config may have; names may count to anything. */
+const MOST_LEVELS = 64;
+
 /** What shapes and names tell of a file without a config, under diffusers' names. */
 export function inferredConfig(weights: Weights): Partial<VideoConfig> {
   const names = [...weights.names()];
   const count = (pattern: RegExp): number =>
-    Math.max(0, ...names.map((name) => 1 + Number(pattern.exec(name)?.[1] ?? -1)));
-  const levels = count(/^down_blocks\.(\d+)\./);
+    names.reduce((most, name) => Math.max(most, 1 + Number(pattern.exec(name)?.[1] ?? -1)), 0);
+  const levels = Math.min(count(/^down_blocks\.(\d+)\./), MOST_LEVELS);
   const width = (level: number): number => {
     const name = `down_blocks.${level}.motion_modules.0.norm.weight`;
     return weights.entry(name).shape[0];

@@ -35,3 +35,14 @@ test('names and shapes tell the config', () => {
     use_motion_mid_block: false,
   });
 });
+
+const firstOf = (level: number | string) => `down_blocks.${level}.motion_modules.0.norm.weight`;
+
+test('names that count to anything, and more of them than a call takes arguments', () => {
+  const one = f32([1], [1]);
+  const far = Weights.fromArrays({ [firstOf(0)]: one, [firstOf('99999999999')]: one });
+  expect(() => inferredConfig(far)).toThrow(/There is no weight/);
+  const many = Array.from({ length: 200_000 }, (_, i) => [`x.${i}`, one] as const);
+  const weights = Weights.fromArrays(new Map([[firstOf(0), one], ...many]));
+  expect(inferredConfig(weights)).toMatchObject({ block_out_channels: [1] });
+});

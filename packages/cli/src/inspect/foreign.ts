@@ -26,7 +26,7 @@ const magics: readonly (readonly [is: (head: string) => boolean, foreign: Foreig
     { kind: 'picture', reason: 'it is a picture', fix: 'pass it to attune edit' },
   ],
   [
-    (head) => /^[^]{4}ftyp|^\u001aE\u00df\u00a3/.test(head),
+    (head) => head.startsWith('ftyp', 4) || head.startsWith('\u001aE\u00df\u00a3'),
     { kind: 'clip', reason: 'it is a clip', fix: 'pass it to attune edit' },
   ],
   [
@@ -64,7 +64,7 @@ export function recogniseFile(path: string): Foreign | undefined {
     if (size === 0) return { kind: null, reason: 'it is empty', fix: 'download or write it again' };
     const text = head.toString('latin1', 0, size);
     // The length of a safetensors header may look like anything, but ends with zeros.
-    if (/^[^]{4}\0{4}\{/.test(text)) return undefined;
+    if (text.startsWith('\0\0\0\0{', 4)) return undefined;
     const known = magics.find(([is]) => is(text));
     if (known) return known[1];
     if (text.startsWith('PK\u0003\u0004')) return undefined; // torch.save writes archives

@@ -159,18 +159,19 @@ async function inspectCheckpoint(
   weights: Weights,
   context: InspectContext,
 ): Promise<Verdict> {
-  const both = hasAverage(weights)
-    ? 'it holds its UNet twice: as trained last, which is taken, and as a moving average (`weights: ema` in a stack file)'
-    : undefined;
+  const both =
+    'It holds its UNet twice: as trained last, which is taken, and as a moving average (`weights: ema` in a stack file).';
+  const told = (reason: string | null) =>
+    hasAverage(weights) ? (reason === null ? both : `${reason} ${both}`) : reason;
   try {
     const model = await loadModel(file, { loader: context.loader });
     const verdict = inspectModel(file, 'model', model, context, 'ldm');
-    return both && verdict.reason === null ? { ...verdict, reason: both } : verdict;
+    return { ...verdict, reason: told(verdict.reason) };
   } catch (error) {
     if (!AttuneError.is(error)) throw error;
-    const { message } = error;
+    const reason = told(error.message) ?? error.message;
     const fix = 'name a model folder with its configs as `config` in the stack file';
-    return refused(file, { kind: 'model', reason: message, fix }, { dialect: 'ldm' });
+    return refused(file, { kind: 'model', reason, fix }, { dialect: 'ldm' });
   }
 }
 

@@ -83,7 +83,7 @@ function accepted<O>(
     } catch (error) {
       const lost = new Set(AttuneError.is(error) ? lostKeys(error, file) : []);
       if (lost.size === 0 || lost.size === file.weights.size) throw error;
-      unused.push(...lost);
+      for (const key of lost) unused.push(key);
       const weights = file.weights.renamed((key) => (lost.has(key) ? undefined : key));
       file = { ...file, weights };
     }

@@ -48,9 +48,9 @@ const OLD = [0x80, 2, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46];
  */
 export const isTorch = (file: string): boolean =>
   withFile(file, (handle, _, size) => {
-    const start = size < 8 ? [] : [...readBytes(handle, 0, 8, file)];
+    const start = [...readBytes(handle, 0, Math.min(size, 8), file)];
     // The length of a safetensors header begins the file otherwise: it has zeros at its end.
-    if (start[0] === OLD[0] && start[1] <= 5 && start[7] !== 0)
+    if (start[0] === OLD[0] && start[1] <= 5 && start[7])
       throw badFile(
         file,
         `it is ${start.join() === OLD.join() ? 'a checkpoint of torch.save before 1.6' : 'a bare Python pickle'}, which is not opened: save it again with torch.save, or convert it to safetensors, with a tool you trust`,

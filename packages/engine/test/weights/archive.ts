@@ -52,9 +52,23 @@ export function archive(entries: readonly Entry[], lies: Lies = {}): Buffer {
     const { length = bytes.length, place = at } = claims;
     directory.push(
       Buffer.concat([
-        ...[u32(0x02014b50), u16(20), u16(20), u16(flags), u16(methods[0]), u32(0)],
-        ...[u32(0), u32(length), u32(length), u16(own.length), u16(0), u16(0), u16(0)],
-        ...[u16(0), u32(0), u32(place), own],
+        u32(0x02014b50),
+        u16(20),
+        u16(20),
+        u16(flags),
+        u16(methods[0]),
+        u32(0),
+        u32(0),
+        u32(length),
+        u32(length),
+        u16(own.length),
+        u16(0),
+        u16(0),
+        u16(0),
+        u16(0),
+        u32(0),
+        u32(place),
+        own,
       ]),
     );
     add(u32(0x04034b50), u16(20), u16(flags), u16(methods[1]), u32(0), ...sizes);
@@ -86,7 +100,7 @@ export const bytes = (...pieces: readonly Piece[]): Buffer =>
         ? Buffer.from([piece])
         : Buffer.isBuffer(piece)
           ? piece
-          : bytes(...(piece as readonly Piece[])),
+          : bytes(...piece),
     ),
   );
 
@@ -123,7 +137,10 @@ export const tensor = (shape: readonly number[], steps: readonly number[], count
       int(0),
       tuple(...shape.map(int)),
       tuple(...steps.map(int)),
-      ...[0x89, named('collections', 'OrderedDict'), EMPTY, REDUCE],
+      0x89,
+      named('collections', 'OrderedDict'),
+      EMPTY,
+      REDUCE,
     ),
     REDUCE,
   );

@@ -234,8 +234,17 @@ test('600 pickles of random pieces: each opens or is refused', () => {
     ...[REDUCE, BUILD, PERSISTENT, 0x74, 0x85, 0x86, 0x87, 0x32, 0x94, 0x95].map((one) =>
       bytes(one),
     ),
-    ...[put(0), put(1), get(0), get(1), int(3), int(0xffffffff), text('a'), text('state_dict')],
-    ...[made.storage(4), named('collections', 'OrderedDict'), named('torch', 'Size')],
+    put(0),
+    put(1),
+    get(0),
+    get(1),
+    int(3),
+    int(0xffffffff),
+    text('a'),
+    text('state_dict'),
+    made.storage(4),
+    named('collections', 'OrderedDict'),
+    named('torch', 'Size'),
     named('torch._utils', '_rebuild_parameter'),
   ];
   const rng = Rng.of(11);
