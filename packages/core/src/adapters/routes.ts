@@ -24,6 +24,7 @@ export const sources = {
   task: 'label',
 } as const satisfies Readonly<Record<string, PortType>>;
 
+/** What a run has to feed the inputs of a stack with, by name. */
 export type SourceName = keyof typeof sources;
 
 /** A picture at the size that is asked for, in pixels: [1, 3, height, width] in [0, 1]. */

@@ -25,6 +25,7 @@ import { type ReadImage, readRoutes, readTensorImage } from './routes.ts';
 import { checkFile, entryName, StackEntry, type StackFile } from './schema.ts';
 import { type ReadMask, readStrength, readTensorMask } from './strength.ts';
 
+/** How a stack file becomes a model. */
 export interface OpenOptions {
   /** Accept backbone parts without weights, to be initialised. */
   readonly fresh?: boolean;
