@@ -245,13 +245,14 @@ describe('a fork', () => {
     });
     const session = await fork.load(long);
     let done = false;
-    const asked = session.run({ wide: Rng.of(1).normals([900, 900]) }, outputs).then(() => {
+    const compute = async () => {
+      await session.run({ wide: Rng.of(1).normals([900, 900]) }, outputs);
       done = true;
-    });
+    };
+    const asked = compute();
     await new Promise((resolve) => setTimeout(resolve, 30));
     expect(done).toBe(false);
-    await fork.release();
+    await Promise.all([asked, fork.release()]);
     expect(done).toBe(true);
-    await asked;
   });
 });
