@@ -2,7 +2,6 @@
 // node packages/pocket/scripts/candidate.mjs RUN STEP OUT_FOLDER
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 
 import {
   exportTrained,
@@ -19,7 +18,7 @@ import { DistillRecipe } from '@attune/fdd';
 const pocket = join(import.meta.dirname, '..');
 
 /** Writes the candidate of a step into a folder, as `attune distill` writes the one that it keeps. */
-export async function writeCandidate(run, step, out) {
+async function writeCandidate(run, step, out) {
   const recipe = parseYaml(DistillRecipe, readFileSync(join(run, 'recipe.yaml'), 'utf8'), run);
   const loader = new PluginLoader(findPlugins(join(pocket, '..', 'cli')));
   const { stack } = recipe.distill.student;
@@ -35,5 +34,4 @@ export async function writeCandidate(run, step, out) {
   exportTrained(student, params, out, { metadata: { 'attune.kept_step': step } });
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href)
-  await writeCandidate(...process.argv.slice(2));
+await writeCandidate(...process.argv.slice(2));

@@ -9,7 +9,6 @@ import { loadModel, ModelRunner } from '@attune/core';
 import { OrtRuntime, Rng } from '@attune/engine';
 import { images } from '@attune/pocket';
 
-import { writeCandidate } from './candidate.mjs';
 import { enlarge } from './enlarge.mjs';
 import { keepReplay } from './replay.mjs';
 import { wakeWords } from './wake-words.mjs';
@@ -56,16 +55,13 @@ const stages = [
   { name: 'align-1', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
   { name: 'align-2', command: 'distill', to: adapter('align.safetensors', 'align.safetensors') },
   { name: 'align-3', command: 'distill', to: ownFolder('align-3', 'align.safetensors') },
+  // Its second candidate was taken by hand; README.md says why.
+  { name: 'align-4', command: 'distill', to: ownFolder('align-4', 'align.safetensors') },
   {
-    name: 'align-4',
+    name: 'align-5',
     command: 'distill',
-    // By the mean rank the untrained student stays first; see README.md for why the second candidate is taken.
-    to: () => {},
-    after: async ({ run, stage }) => {
-      keepReplay(run, stage);
-      await writeCandidate(run, '56', join(run, 'chosen'));
-      adapter('align.safetensors', 'align.safetensors')(join(run, 'chosen'));
-    },
+    to: adapter('align.safetensors', 'align.safetensors'),
+    after: ({ run, stage }) => keepReplay(run, stage),
   },
 ];
 
@@ -128,6 +124,8 @@ async function runStage({ name, command = 'train', before, after, to = intoModel
   const stage = join(pocket, 'stages', name);
   mkdirSync(stage, { recursive: true });
   for (const file of ['log.jsonl', 'recipe.yaml']) cpSync(join(run, file), join(stage, file));
+  for (const file of ['keep-best.md', 'keep-best.json'])
+    if (existsSync(join(run, 'best', file))) cpSync(join(run, 'best', file), join(stage, file));
   to(join(run, 'best'));
   await after?.({ run, stage });
   lockStacks(bin);
