@@ -372,7 +372,7 @@ describe('attune report', () => {
     const json = attune('report', 'pocket/plain', '--json').stdout;
     const { adapters, after } = JSON.parse(json) as { adapters: string[]; after?: unknown };
     expect([adapters, after]).toEqual([['edit', 'video'], undefined]);
-  });
+  }, 300_000);
 
   test.each([
     [['pocket'], /has no adapters/],
