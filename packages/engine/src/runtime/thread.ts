@@ -84,7 +84,7 @@ export class ThreadRuntime implements Runtime {
   readonly device: Device;
   #worker: Worker | undefined;
   #asked = 0;
-  #released = false;
+  #ending = false;
   readonly #running = new Set<Promise<unknown>>();
   readonly #waiting = new Map<
     number,
@@ -104,12 +104,14 @@ export class ThreadRuntime implements Runtime {
       device,
     });
     const session = (await this.#ask({ do: 'load', model, options }).catch((error) => {
-      throw this.#released ? error : refusal(this.device, error);
+      throw this.#ending ? error : refusal(this.device, error);
     })) as number;
+    const home = this.#worker;
     let released = false;
     return {
       run: async (feeds, outputs, spent) => {
-        if (released) throw new AttuneError('RELEASED', 'A released session was run.');
+        if (released || this.#worker !== home)
+          throw new AttuneError('RELEASED', 'A released session was run.');
         const sent = Object.fromEntries(
           Object.entries(feeds).map(([name, array]) => [name, toWire(name, array)]),
         );
@@ -126,7 +128,7 @@ export class ThreadRuntime implements Runtime {
         );
       },
       release: async () => {
-        if (released || this.#released) return;
+        if (released || this.#worker !== home) return;
         released = true;
         await this.#ask({ do: 'release', session });
       },
@@ -139,15 +141,16 @@ export class ThreadRuntime implements Runtime {
 
   /** What is being computed is waited for: a thread that ends inside native code ends the process. */
   async release(): Promise<void> {
-    this.#released = true;
+    this.#ending = true;
     await Promise.allSettled(this.#running);
     await this.#worker?.terminate();
     this.#worker = undefined;
+    this.#ending = false;
   }
 
   /** `given` are arrays of the request that change hands; others are copied. */
   async #ask(request: Request, given: readonly TypedArray[] = []): Promise<unknown> {
-    if (this.#released) throw new AttuneError('RELEASED', 'A released runtime was asked.');
+    if (this.#ending) throw new AttuneError('RELEASED', 'The runtime is being released.');
     const worker = (this.#worker ??= this.#start());
     const id = this.#asked++;
     const answer = new Promise((resolve, reject) => {
