@@ -1,6 +1,6 @@
 /** Checks of a plugin's code against its manifest: ids, hooks, options; of its ids against its neighbours'. */
 
-import type { FoundPlugin, Plugin } from '@attune/core';
+import type { ContributionKind, FoundPlugin, Plugin } from '@attune/core';
 
 import { type Candidate, type CheckResult, declaredIds, type Loaded, verdictOf } from './check.ts';
 import type { ListedPlugin } from './listing.ts';
@@ -51,7 +51,7 @@ export function checkContributions(
     if (!declared.has(id))
       wrong.push(`the code contributes ${id}, package.json does not declare it`);
   for (const { kind, name, value } of contributionsOf(exported))
-    for (const [hook, type] of Object.entries(hooks[kind] ?? {})) {
+    for (const [hook, type] of Object.entries(hooks[kind as ContributionKind] ?? {})) {
       const got = typeof (Object(value) as Record<string, unknown>)[hook];
       if (got !== type)
         wrong.push(
@@ -62,10 +62,11 @@ export function checkContributions(
 }
 
 /** What each kind of contribution must have. */
-const hooks: Readonly<Record<string, Readonly<Record<string, 'function' | 'object'>>>> = {
+const hooks: Readonly<Record<ContributionKind, Readonly<Record<string, 'function' | 'object'>>>> = {
   adapters: { options: 'object', create: 'function' },
   data: { options: 'object', create: 'function' },
   objectives: { options: 'object', create: 'function' },
+  samplers: { options: 'object', create: 'function' },
   suites: { options: 'object', run: 'function' },
   nets: { config: 'object', create: 'function' },
   backbones: { folder: 'function' },

@@ -12,7 +12,6 @@ export const contributionKinds = [
   'data',
   'objectives',
   'samplers',
-  'metrics',
   'backbones',
   'nets',
   'suites',
