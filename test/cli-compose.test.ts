@@ -1,6 +1,5 @@
 /** `attune compose` of the built command: stacks written from the shell open again, bad input writes nothing. */
 
-import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -8,19 +7,11 @@ import { join, resolve } from 'node:path';
 import { parseYaml, StackFile } from '@attune/core';
 import { describe, expect, test } from 'vitest';
 
+import { attune } from './attune.ts';
+
 const composed = resolve('test/parity/fixtures/compose/pocket');
 const backbone = resolve('test/parity/fixtures/unet/pocket');
 const fresh = () => mkdtempSync(join(tmpdir(), 'compose-'));
-
-function attune(...args: readonly string[]) {
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ['packages/cli/bin/attune.js', ...args],
-    { encoding: 'utf8', timeout: 120_000 },
-  );
-  expect(stderr).not.toMatch(/\n\s+at |unexpected:/);
-  return { status, stdout, stderr };
-}
 
 const stackAt = (path: string): StackFile => parseYaml(StackFile, readFileSync(path, 'utf8'), path);
 

@@ -1,6 +1,5 @@
 /** `stack.lock.json` of the built command: written beside the stack, remembered, and heeded with --frozen. */
 
-import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -11,19 +10,11 @@ import { openSafetensors, writeSafetensors } from '@attune/engine';
 import sharp from 'sharp';
 import { beforeAll, describe, expect, test } from 'vitest';
 
+import { attune } from './attune.ts';
+
 const fixtures = resolve('test/parity/fixtures');
 const composed = `${fixtures}/compose/pocket`;
 const backbone = `${fixtures}/unet/pocket`;
-
-function attune(...args: readonly string[]) {
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ['packages/cli/bin/attune.js', ...args],
-    { encoding: 'utf8', timeout: 120_000 },
-  );
-  expect(stderr).not.toMatch(/\n\s+at |unexpected:/);
-  return { status, stdout, stderr };
-}
 
 /** Composed once; a lock does not depend on where its stack lies. */
 const origin = mkdtempSync(join(tmpdir(), 'lock-'));

@@ -1,6 +1,5 @@
 /** `--allow-partial` and `allow_partial: true`: files that fit in part, and what is said of the rest. */
 
-import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -8,6 +7,8 @@ import { join, resolve } from 'node:path';
 import { findPlugins, openStack, PluginLoader, StackFile } from '@attune/core';
 import { f32, type NDArray, openSafetensors, writeSafetensors } from '@attune/engine';
 import { expect, test } from 'vitest';
+
+import { attune } from './attune.ts';
 
 const fixtures = resolve('test/parity/fixtures');
 const base = `${fixtures}/unet/pocket`;
@@ -124,16 +125,6 @@ test('what has another shape, and a file of which nothing fits, stay errors', as
     code: 'UNMATCHED_WEIGHTS',
   });
 });
-
-function attune(...args: readonly string[]) {
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ['packages/cli/bin/attune.js', ...args],
-    { encoding: 'utf8', timeout: 120_000 },
-  );
-  expect(stderr).not.toMatch(/\n\s+at |unexpected:/);
-  return { status, stdout, stderr };
-}
 
 test('inspect refuses such files, and with --allow-partial lists what is skipped', () => {
   for (const [path, key] of [

@@ -1,6 +1,5 @@
 /** `attune edit` of the built command: pictures and clips of any length, and input that is refused. */
 
-import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -9,22 +8,13 @@ import { join, relative, resolve } from 'node:path';
 import sharp from 'sharp';
 import { beforeAll, describe, expect, test } from 'vitest';
 
+import { attune } from '../../../test/attune.ts';
 import { PACKET, RATE, soundClip, soundOf } from './sound-scenes.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'edit-'));
 const at = (name: string) => join(folder, name);
 const composed = relative(folder, resolve('test/parity/fixtures/compose/pocket'));
 const backbone = relative(folder, resolve('test/parity/fixtures/unet/pocket'));
-
-function attune(...args: readonly string[]) {
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ['packages/cli/bin/attune.js', ...args],
-    { encoding: 'utf8', timeout: 120_000 },
-  );
-  expect(stderr).not.toMatch(/\n\s+at |unexpected:/);
-  return { status, stdout, stderr };
-}
 
 const edit = (input: string, out: string, ...more: readonly string[]) =>
   attune('edit', input, '-i', 'make it golden', '--stack', at('stack.yaml'), '-o', out, ...more);

@@ -1,6 +1,5 @@
 /** What the built command feeds a stack: routes of the stack file, of `--route`, instructions by adapter. */
 
-import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative, resolve } from 'node:path';
@@ -10,19 +9,11 @@ import sharp from 'sharp';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { stringify } from 'yaml';
 
+import { attune } from '../../../test/attune.ts';
+
 const folder = mkdtempSync(join(tmpdir(), 'routes-'));
 const at = (...names: readonly string[]) => join(folder, ...names);
 const fixture = (name: string) => relative(folder, resolve('test/parity/fixtures', name));
-
-function attune(...args: readonly string[]) {
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ['packages/cli/bin/attune.js', ...args],
-    { encoding: 'utf8', timeout: 120_000 },
-  );
-  expect(stderr).not.toMatch(/\n\s+at |unexpected:/);
-  return { status, stdout, stderr };
-}
 
 /** Two editors, the second of which may be told something else. */
 function stack(name: string, routes: object = {}): string {

@@ -3,44 +3,33 @@
 import { AttuneError, type NDArray, type Program, toF32, zeros } from '@attune/engine';
 
 import type { Model } from '../models/model.ts';
+import type { Adapter } from './adapter.ts';
 import { trainability } from './compose.ts';
 import { clipGates, stepGates } from './strength.ts';
 
 /**
  * Strengths that hold for a whole clip. Those by frame are of the frames from number `frame` on, where a
- * program sees a part of a longer clip.
+ * program sees a part of a longer clip. Outside of the guidance's full condition conditional adapters have none.
  */
 export const clipStrengths = (
   { adapters }: Model,
   { inputs }: Pick<Program, 'inputs'>,
   frame = 0,
+  full = true,
 ): Record<string, NDArray> =>
-  Object.fromEntries(adapters.flatMap((adapter) => clipGates(adapter, inputs, frame)));
-
-/** Strengths in a branch of the guidance: outside of its full condition those of conditional adapters are 0. */
-export function inBranch(
-  { adapters }: Model,
-  strengths: Record<string, NDArray>,
-  full: boolean,
-): Record<string, NDArray> {
-  if (full) return strengths;
-  const silent = new Set(adapters.flatMap(({ name, conditional }) => (conditional ? [name] : [])));
-  return Object.fromEntries(
-    Object.entries(strengths).map(([key, value]) => {
-      const [, adapter] = /^gate\.([^.@]+)/.exec(key) ?? [];
-      return [key, silent.has(adapter) ? zeros(value.shape) : value];
-    }),
+  Object.fromEntries(
+    adapters.flatMap((adapter) => inBranch(adapter, full, clipGates(adapter, inputs, frame))),
   );
-}
 
 /** Strengths that change over the sampling steps, at time t: to be fed with every step beside `timestep`. */
 export function strengthsAt(
   { adapters, schedule }: Model,
   { inputs }: Pick<Program, 'inputs'>,
   t: number,
+  full = true,
 ): Record<string, NDArray> {
   const found = adapters.flatMap((adapter) =>
-    stepGates(adapter, inputs, schedule?.length ?? Number.NaN, t),
+    inBranch(adapter, full, stepGates(adapter, inputs, schedule?.length ?? Number.NaN, t)),
   );
   if (found.length > 0 && !schedule)
     throw new AttuneError(
@@ -49,6 +38,11 @@ export function strengthsAt(
     );
   return Object.fromEntries(found);
 }
+
+type Gates = readonly (readonly [string, NDArray])[];
+
+const inBranch = ({ conditional }: Adapter, full: boolean, gates: Gates): Gates =>
+  full || !conditional ? gates : gates.map(([name, { shape }]) => [name, zeros(shape)]);
 
 /** Feeds of a program beside its conditioning: strengths that hold for a clip, and live parameters. */
 export function standingFeeds(model: Model, program: Program): Record<string, NDArray> {

@@ -2,7 +2,7 @@
 
 import { type F32Array, f32, type NDArray, type Rng } from '@attune/engine';
 
-import { clipStrengths, inBranch, strengthsAt } from '../adapters/feeds.ts';
+import { clipStrengths, strengthsAt } from '../adapters/feeds.ts';
 import type { Dims } from '../models/net.ts';
 import { mix } from '../schedule/forms.ts';
 import { type Plan, takeStep } from '../schedule/sampler.ts';
@@ -87,8 +87,8 @@ export async function sample(
         Object.entries(feeds).map(([key, { shape }]) => [key, shape]),
       );
       const { program, standing } = runner.program({ net: 'unet', dims, shapes });
-      const strengths = clipStrengths(runner.model, program, frame);
-      const all = { ...standing, ...inBranch(runner.model, strengths, name === full), ...feeds };
+      const strengths = clipStrengths(runner.model, program, frame, name === full);
+      const all = { ...standing, ...strengths, ...feeds };
       lanes.push({ of, name, program, all, clip: await program.clip(all) });
     }
   let x = mix({ cx: plan.start, cp: 0 }, noise, noise);
@@ -98,7 +98,7 @@ export async function sample(
     for (const { of, name, program, all, clip } of lanes) {
       const out = await program.step(clip, {
         ...all,
-        ...inBranch(runner.model, strengthsAt(runner.model, program, step.t), name === full),
+        ...strengthsAt(runner.model, program, step.t, name === full),
         sample: x,
         timestep: f32([step.t], [1]),
       });
