@@ -50,12 +50,12 @@ export class Program {
     const cut = bytes > BIG || frozen.some(({ attrs }) => isCast((attrs as { name: string }).name));
     const segments = profile === 'mapped' && cut ? 'marks' : 1;
     this.segments = plan(traced, { segments, ...options });
-    const held = this.segments.map(({ outputs, crossing }) =>
-      peakBytes(outputs, new Set(crossing), isCast),
-    );
     // A device would be sent the weights again.
     const brief = (options.profile ?? profile) === 'mapped' && options.runtime.device === 'cpu';
-    const keep = !brief || held.reduce((sum, own) => sum + own, 0) <= MOST_KEPT;
+    const held = brief
+      ? this.segments.map(({ outputs, crossing }) => peakBytes(outputs, new Set(crossing), isCast))
+      : [];
+    const keep = held.reduce((sum, own) => sum + own, 0) <= MOST_KEPT;
     this.options = { segments, profile, keep, ...options };
     this.#spent = lastReads(this.segments, Object.values(traced.outputs));
     this.#forward = this.segments.map((s) => this.part(s.outputs, s.crossing));

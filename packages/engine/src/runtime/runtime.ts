@@ -18,8 +18,10 @@ export type Device = 'cpu' | 'cuda' | 'webgpu' | 'dml' | 'coreml';
 
 /** A loaded model. */
 export interface Session {
-  /** Runs the model. Inputs are read in place; outputs are fresh arrays. */
-  /** `spent` names feeds that the caller does not use again: a runtime may take their memory. */
+  /**
+   * Runs the model. Inputs are read in place; outputs are fresh arrays. `spent` names feeds that the caller does
+   * not use again: a runtime may take their memory.
+   */
   run(
     feeds: Readonly<Record<string, NDArray>>,
     outputs: readonly string[],
