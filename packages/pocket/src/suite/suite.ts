@@ -17,10 +17,12 @@ import {
   outsideBand,
   pairedDifference,
   type Report,
+  type ReportRow,
 } from '@attune/eval';
 import { z } from 'zod';
 
 import { modelsFolder } from '../folders.ts';
+import { TASKS, type TaskName } from '../world/catalogue.ts';
 import { metrics, type Scores, Scorer } from './score.ts';
 import { baselines, stackSystem, type System } from './systems.ts';
 import { trialOf } from './trial.ts';
@@ -91,7 +93,7 @@ const ranked: readonly Metric[] = [
 
 function told(
   tables: ReadonlyMap<string, Table>,
-  { split, clips, seeds, against }: PocketSuite,
+  { split, clips, seeds, from, against }: PocketSuite,
   contestants: ReadonlySet<string>,
 ): Verdict {
   const rng = Rng.of(0).fork('bootstrap');
@@ -112,6 +114,11 @@ function told(
     metrics: [...metrics, { key: 'rank', label: 'mean rank', better: 'lower' }],
     rows: rows.map((row, i) => ({ ...row, values: { ...row.values, rank: ranks[i] } })),
   };
+  const tasks: Report = {
+    title: '## edit success (%), by task',
+    metrics: TASKS.map((task) => ({ key: task, label: task, digits: 1 })),
+    rows: [...tables].map(([name, table]) => ({ name, ...byTask(table, from) })),
+  };
   const last = against ?? [...tables.keys()].at(-1)!;
   const differences = [...tables.keys()]
     .filter((name) => name !== last)
@@ -122,12 +129,36 @@ function told(
     rows: differences.map(({ name, means, intervals }) => ({ name, values: means, intervals })),
   };
   return {
-    text: [report, ...(differences.length ? [compared] : [])].map(formatReport).join('\n\n'),
-    data: { split, clips, seeds, rows: report.rows, against: last, differences },
+    text: [report, ...(differences.length ? [compared] : []), tasks].map(formatReport).join('\n\n'),
+    data: {
+      split,
+      clips,
+      seeds,
+      from,
+      rows: report.rows,
+      against: last,
+      differences,
+      tasks: tasks.rows,
+      scores: Object.fromEntries(tables),
+    },
     order: report.rows
       .filter(({ name }) => contestants.has(name))
       .toSorted((a, b) => a.values.rank - b.values.rank)
       .map(({ name }) => name),
+  };
+}
+
+/** Edit success for each task, and how many clips of each there were. */
+function byTask(table: Table, from: number): Pick<ReportRow, 'values' | 'intervals'> {
+  const of = (k: number): TaskName => TASKS[(from + k) % TASKS.length];
+  const found = TASKS.filter((_, k) => k < table[0].length).map((_, k) => {
+    const task = of(k);
+    const clips = table.map((scores) => scores.filter((__, other) => of(other) === task));
+    return [task, bootstrapMean(column(clips, 'success'), Rng.of(0).fork('tasks', task))] as const;
+  });
+  return {
+    values: Object.fromEntries(found.map(([task, { mean }]) => [task, mean])),
+    intervals: Object.fromEntries(found),
   };
 }
 
