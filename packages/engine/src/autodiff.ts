@@ -3,7 +3,7 @@
 import { AttuneError, badArgument } from './errors.ts';
 import { sameShape } from './graph/shape.ts';
 import { ancestors, Tensor } from './graph/tensor.ts';
-import { add } from './ops/elementwise.ts';
+import { accumulate } from './ops/matmul.ts';
 
 /**
  * Cotangents of `xs` given cotangents of `ys`: for each x, Σ_y (∂y/∂x)ᵀ · cotangent(y), shaped like
@@ -28,7 +28,7 @@ export function grad(
   const bar = new Map<Tensor, Tensor>();
   const pour = (t: Tensor, dt: Tensor) => {
     const seen = bar.get(t);
-    bar.set(t, seen ? add(seen, dt) : dt);
+    bar.set(t, seen ? accumulate(seen, dt) : dt);
   };
   ys.forEach((y, i) => {
     if (leads.has(y)) pour(y, checked(y, cotangents[i], 'the given cotangent'));

@@ -53,7 +53,7 @@ export {
   tanh,
   where,
 } from './ops/elementwise.ts';
-export { accumulate, gemm, linear, matmul } from './ops/matmul.ts';
+export { accumulate, gemm, linear, matmul, split } from './ops/matmul.ts';
 export {
   attention,
   groupNorm,
@@ -75,7 +75,6 @@ export {
   reshape,
   scatterAdd,
   slice,
-  split,
   sum,
   sumTo,
   swap,

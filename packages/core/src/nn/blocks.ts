@@ -11,7 +11,7 @@ import {
   reshape,
   silu,
   sin,
-  slice,
+  split,
   type Tensor,
   upsample,
   values,
@@ -73,7 +73,8 @@ export function feedForward(scope: Scope, x: Tensor, factor = 4): Tensor {
   const width = x.dim(-1);
   const inner = width * factor;
   const both = linear(scope.at('net', 0, 'proj'), x, inner * 2);
-  const hidden = mul(slice(both, -1, 0, inner), gelu(slice(both, -1, inner)));
+  const [value, gate] = split(both, [inner, inner], -1);
+  const hidden = mul(value, gelu(gate));
   return linear(scope.at('net', 2), hidden, width);
 }
 

@@ -1,7 +1,6 @@
 /** Two-dimensional convolution and its two adjoints, closed under differentiation. */
 
 import { shapeMismatch } from '../errors.ts';
-import { isFrozen } from '../graph/leaf.ts';
 import { defineOp, type Emitter, type Value } from '../graph/op.ts';
 import { sameShape, type Shape } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
@@ -79,14 +78,14 @@ const convInputGradOp = defineOp<InputGradAttrs>('convInputGrad', {
 });
 
 /**
- * The cotangent of a convolution's input. A frozen kernel with stride 1 is a plain convolution with
- * the flipped kernel (which ONNX Runtime folds or the planner caches); else a transposed one.
+ * The cotangent of a convolution's input. With stride 1 it is a plain convolution with the flipped kernel
+ * (of a frozen one ONNX Runtime folds that or the planner caches it); else a transposed one.
  */
 export function convInputGrad(dy: Tensor, w: Tensor, shape: Shape, attrs: ConvAttrs): Tensor {
   const { stride, pads } = attrs;
   const [kh, kw] = [w.dim(2), w.dim(3)];
   const adjoint = [kh - 1 - pads[0], kw - 1 - pads[1], kh - 1 - pads[2], kw - 1 - pads[3]] as const;
-  if (stride === 1 && adjoint.every((side) => side >= 0) && (isFrozen(w) || (kh === 1 && kw === 1)))
+  if (stride === 1 && adjoint.every((side) => side >= 0))
     return conv2dOp([dy, flipKernel(w)], { stride: 1, pads: adjoint });
   return convInputGradOp([dy, w], { shape, stride, pads });
 }
@@ -135,16 +134,18 @@ function weightGrad(emit: Emitter, x: Value, dy: Value, node: Tensor<WeightGradA
       : emit.node('Pad', [spread, emit.ints([0, 0, 0, 0, 0, 0, rows - dh, cols - dw])]);
   const xFlat = flat(padded, ins);
   const dyFlat = flat(dyGrid, outs);
+  const at = (value: Value, from: number, to: number) =>
+    to - from === grid
+      ? value
+      : emit.node('Slice', [value, emit.ints([from]), emit.ints([to]), emit.ints([1])]);
+  // Behind this the cotangent's grid holds zeros alone.
+  const length = grid - ((kh - 1) * cols + kw - 1);
   const taps: Value[] = [];
   for (let i = 0; i < kh; i++)
     for (let j = 0; j < kw; j++) {
       const shift = i * cols + j;
-      const at = (value: Value, from: number, to: number) =>
-        shift === 0
-          ? value
-          : emit.node('Slice', [value, emit.ints([from]), emit.ints([to]), emit.ints([1])]);
       taps.push(
-        emit.node('Gemm', [at(dyFlat, 0, grid - shift), at(xFlat, shift, grid)], { transB: 1 }),
+        emit.node('Gemm', [at(dyFlat, 0, length), at(xFlat, shift, shift + length)], { transB: 1 }),
       );
     }
   if (taps.length === 1) return emit.node('Reshape', [taps[0], emit.ints(shape)]);

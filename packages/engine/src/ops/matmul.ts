@@ -2,10 +2,10 @@
 
 import { shapeMismatch } from '../errors.ts';
 import { defineOp } from '../graph/op.ts';
-import { broadcast, sameShape } from '../graph/shape.ts';
+import { axisOf, broadcast, sameShape } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import { add, mul } from './elementwise.ts';
-import { reshape, sumTo, swap } from './structural.ts';
+import { reshape, slice, sumTo, swap } from './structural.ts';
 
 const matmulOp = defineOp('matmul', {
   shape: ([a, b]) => {
@@ -18,11 +18,18 @@ const matmulOp = defineOp('matmul', {
     ];
   },
   onnx: (emit, inputs) => emit.node('MatMul', inputs),
-  vjp: (dy, [a, b]) => [sumTo(matmul(dy, swap(b)), a.shape), sumTo(matmul(swap(a), dy), b.shape)],
+  vjp: (dy, [a, b]) => [sumTo(matmul(dy, swap(b)), a.shape), sumTo(transposed(a, dy), b.shape)],
 });
 
 /** [… m, k] × [… k, n] → [… m, n]; leading axes broadcast. */
 export const matmul = (a: Tensor, b: Tensor): Tensor => matmulOp([a, b], null);
+
+/**
+ * aᵀ · b. ONNX Runtime copies a transposed first operand number by number, so that where it is the
+ * larger one, (bᵀ · a)ᵀ is faster.
+ */
+export const transposed = (a: Tensor, b: Tensor): Tensor =>
+  a.dim(-1) > b.dim(-1) ? swap(matmul(swap(b), a)) : matmul(swap(a), b);
 
 interface GemmAttrs {
   readonly transA: boolean;
@@ -46,8 +53,15 @@ const gemmOp = defineOp<GemmAttrs>('gemm', {
       throw shapeMismatch('gemm', [m, n], c.shape, 'do not add');
     return [m, n];
   },
-  onnx: (emit, inputs, { attrs: { transA, transB } }) =>
-    emit.node('Gemm', inputs, { transA: Number(transA), transB: Number(transB) }),
+  onnx: (emit, inputs, { attrs: { transA, transB }, shape: [m, n] }) => {
+    const [a, b] = inputs;
+    // As `transposed`, for the same reason; ONNX Runtime would turn a Gemm back.
+    if (transA && !transB && inputs.length === 2 && m > n) {
+      const flipped = emit.node('Transpose', [b], { perm: [1, 0] });
+      return emit.node('Transpose', [emit.node('MatMul', [flipped, a])], { perm: [1, 0] });
+    }
+    return emit.node('Gemm', inputs, { transA: Number(transA), transB: Number(transB) });
+  },
   vjp: (dy, [a, b, c], { attrs: { transA, transB } }) => [
     transA ? gemm(b, dy, { transA: transB, transB: true }) : gemm(dy, b, { transB: !transB }),
     transB ? gemm(dy, a, { transA: true, transB: transA }) : gemm(a, dy, { transA: !transA }),
@@ -83,9 +97,33 @@ export function accumulate(value: Tensor, delta: Tensor, gate?: Tensor): Tensor 
     !sameShape(delta.shape, value.shape)
   )
     return add(value, gate ? mul(delta, gate) : delta);
-  const [a, b] = inner.inputs;
   const { transA, transB } = inner.attrs as GemmAttrs;
-  const small = gate ? mul(a, reshape(gate, [])) : a;
-  const sum = gemm(small, b, { transA, transB, c: reshape(value, inner.shape) });
+  const [a, b] = gate ? gated(inner.inputs, reshape(gate, [])) : inner.inputs;
+  const sum = gemm(a, b, { transA, transB, c: reshape(value, inner.shape) });
   return reshape(sum, value.shape);
+}
+
+const gated = ([a, b]: readonly Tensor[], gate: Tensor): Tensor[] =>
+  a.size < b.size ? [mul(a, gate), b] : [a, mul(b, gate)];
+
+/** Cuts one axis into parts of the given lengths. The columns of a product are cut from its factor. */
+export function split(x: Tensor, lengths: readonly number[], axis: number): Tensor[] {
+  if (lengths.reduce((a, b) => a + b, 0) !== x.dim(axis))
+    throw shapeMismatch('split', lengths, [x.dim(axis)], 'have different sums');
+  const last = axisOf('split', axis, x.shape) === x.rank - 1;
+  let start = 0;
+  return lengths.map((length) => {
+    const [from, to] = [start, (start += length)];
+    return last ? columns(x, from, to) : slice(x, axis, from, to);
+  });
+}
+
+function columns(x: Tensor, from: number, to: number): Tensor {
+  const inner = x.op.name === 'reshape' ? x.inputs[0] : x;
+  if (inner.op.name !== 'gemm' || inner.dim(-1) !== x.dim(-1)) return slice(x, -1, from, to);
+  const [a, b, c] = inner.inputs;
+  const { transA, transB } = inner.attrs as GemmAttrs;
+  const addend = c?.dim(-1) === 1 ? c : c && columns(c, from, to);
+  const part = gemm(a, slice(b, transB ? 0 : 1, from, to), { transA, transB, c: addend });
+  return reshape(part, [...x.shape.slice(0, -1), to - from]);
 }

@@ -5,16 +5,26 @@ import { defineOp } from '../graph/op.ts';
 import { axisOf, broadcast } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import { add, exp, mul, sub } from './elementwise.ts';
-import { matmul } from './matmul.ts';
-import { concat, pick, reshape, slice, sum, sumTo, swap } from './structural.ts';
+import { matmul, transposed } from './matmul.ts';
+import { concat, expand, pick, reshape, slice, sum, sumTo, swap } from './structural.ts';
 
-/** Mean over `axes` (all by default). */
+const meanOp = defineOp<{ axes: readonly number[] }>('mean', {
+  shape: ([x], { axes }) => x.shape.map((dim, i) => (axes.includes(i) ? 1 : dim)),
+  onnx: (emit, [x], node) =>
+    emit.node('ReduceMean', [x, emit.ints(node.attrs.axes)], { keepdims: 1 }),
+  vjp: (dy, [x]) => [expand(mul(dy, dy.size / x.size), x.shape)],
+});
+
+/** Mean over `axes` (all by default); averaged axes stay with length 1 where `keep` says so. */
 export function mean(x: Tensor, axes?: readonly number[], { keep = false } = {}): Tensor {
-  const over = axes ?? x.shape.map((_, i) => i);
-  return mul(
-    sum(x, over, { keep }),
-    over.reduce((n, axis) => n / x.dim(axis), 1),
-  );
+  const over = (axes ?? x.shape.map((_, i) => i)).map((axis) => axisOf('mean', axis, x.shape));
+  const kept = over.length ? meanOp([x], { axes: over }) : x;
+  return keep
+    ? kept
+    : reshape(
+        kept,
+        x.shape.filter((_, i) => !over.includes(i)),
+      );
 }
 
 const normalizeOp = defineOp<{ eps: number }>('normalize', {
@@ -105,11 +115,12 @@ const attendOp = defineOp<{ scale: number }>('attend', {
     // rowsum(P ∘ dP) = rowsum(O ∘ dO): the sum over keys becomes one over channels.
     const rows = sum(mul(y, dy), [-1], { keep: true });
     const centred = sub(matmul(dy, swap(v)), rows);
-    const ds = mul(p, mul(centred, y.attrs.scale));
+    const ds = mul(p, centred);
+    // ONNX Runtime makes the factor part of the product.
     return [
-      sumTo(matmul(ds, k), q.shape),
-      sumTo(matmul(swap(ds), q), k.shape),
-      sumTo(matmul(swap(p), dy), v.shape),
+      sumTo(mul(matmul(ds, k), y.attrs.scale), q.shape),
+      sumTo(mul(transposed(ds, q), y.attrs.scale), k.shape),
+      sumTo(transposed(p, dy), v.shape),
       null,
       ...(bias ? [sumTo(mul(p, centred), bias.shape)] : []),
     ];

@@ -5,11 +5,11 @@
 
 import { AttuneError, badArgument, shapeMismatch } from '../errors.ts';
 import { constant } from '../graph/leaf.ts';
-import { commonType, defineOp } from '../graph/op.ts';
+import { commonType, defineOp, type Emitter, type Value } from '../graph/op.ts';
 import { axisOf, broadcast, resolveShape, sameShape, type Shape } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import type { DType } from '../runtime/array.ts';
-import { f32, isFloat } from '../runtime/array.ts';
+import { f32, isFloat, sizeOf } from '../runtime/array.ts';
 
 const reshapeOp = defineOp<{ shape: Shape }>('reshape', {
   shape: (_, { shape }) => shape,
@@ -29,10 +29,27 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 
 const transposeOp = defineOp<{ perm: readonly number[] }>('transpose', {
   shape: ([x], { perm }) => perm.map((axis) => x.shape[axis]),
-  onnx: (emit, [x], node) => emit.node('Transpose', [x], { perm: node.attrs.perm }),
+  onnx: (emit, [x], { attrs: { perm }, inputs: [{ shape }] }) => turned(emit, x, shape, perm),
   vjp: (dy, _, node) => [transpose(dy, inverse(node.attrs.perm))],
   cheap: true,
 });
+
+/**
+ * ONNX Runtime is fast where one axis moves past others. [… a, b, c] → [… c, b, a] goes in two such moves,
+ * under shapes that keep it from making one of them.
+ */
+function turned(emit: Emitter, x: Value, shape: Shape, perm: readonly number[]): Value {
+  const lead = perm.length - 3;
+  const [a, b, c] = shape.slice(-3);
+  const reversed = perm.every((axis, i) => axis === (i < lead ? i : 2 * lead + 2 - i));
+  if (lead < 0 || !reversed || Math.min(a, b, c) === 1)
+    return emit.node('Transpose', [x], { perm });
+  const n = sizeOf(shape.slice(0, lead));
+  const move = (value: Value, from: Shape, axes: readonly number[]) =>
+    emit.node('Transpose', [emit.node('Reshape', [value, emit.ints(from)])], { perm: axes });
+  const swapped = move(move(x, [n, a, b * c], [0, 2, 1]), [n, b, c, a], [0, 2, 1, 3]);
+  return emit.node('Reshape', [swapped, emit.ints([...shape.slice(0, lead), c, b, a])]);
+}
 
 const inverse = (perm: readonly number[]): number[] => perm.map((_, i) => perm.indexOf(i));
 
@@ -192,14 +209,6 @@ export function concat(xs: readonly Tensor[], axis: number): Tensor {
   return xs.length === 1 ? xs[0] : concatOp(xs, { axis: axisOf('concat', axis, xs[0].shape) });
 }
 
-/** Cuts one axis into parts of the given lengths. */
-export function split(x: Tensor, lengths: readonly number[], axis: number): Tensor[] {
-  if (lengths.reduce((a, b) => a + b, 0) !== x.dim(axis))
-    throw shapeMismatch('split', lengths, [x.dim(axis)], 'have different sums');
-  let start = 0;
-  return lengths.map((length) => slice(x, axis, start, (start += length)));
-}
-
 const castOp = defineOp<{ dtype: DType }>('cast', {
   shape: ([x], { dtype }) => ({ shape: x.shape, dtype }),
   onnx: (emit, [x], node) => emit.node('Cast', [x], { to: onnxType[node.attrs.dtype] }),
@@ -253,12 +262,23 @@ const scatterAddOp = defineOp<{ rows: number }>('scatterAdd', {
 export const scatterAdd = (ids: Tensor, x: Tensor, rows: number): Tensor =>
   scatterAddOp([ids, x], { rows });
 
+const upsampleOp = defineOp<{ factor: number }>('upsample', {
+  shape: ([x], { factor }) => [x.dim(0), x.dim(1), x.dim(2) * factor, x.dim(3) * factor],
+  onnx: (emit, [x], { attrs: { factor } }) =>
+    emit.node('Resize', [x, '', emit.constant(f32([1, 1, factor, factor], [4]))], {
+      coordinate_transformation_mode: 'asymmetric',
+      mode: 'nearest',
+      nearest_mode: 'floor',
+    }),
+  vjp: (dy, [x], { attrs: { factor } }) => {
+    const [n, c, h, w] = x.shape;
+    return [reshape(sum(reshape(dy, [n, c, h, factor, w, factor]), [3, 5]), x.shape)];
+  },
+  cheap: true,
+});
+
 /** Each pixel of [N, C, H, W] repeated `factor` × `factor` times (nearest-neighbour upsampling). */
-export function upsample(x: Tensor, factor: number): Tensor {
-  const [n, c, h, w] = x.shape;
-  const wide = expand(reshape(x, [n, c, h, 1, w, 1]), [n, c, h, factor, w, factor]);
-  return reshape(wide, [n, c, h * factor, w * factor]);
-}
+export const upsample = (x: Tensor, factor: number): Tensor => upsampleOp([x], { factor });
 
 const argmaxOp = defineOp<{ axis: number }>('argmax', {
   shape: ([x], { axis }) => ({ shape: x.shape.filter((_, i) => i !== axis), dtype: 'i64' }),

@@ -1,9 +1,9 @@
-import { mul, reshape, type Shape, type Tensor } from '../../src/index.ts';
+import { concat, mul, reshape, type Shape, type Tensor } from '../../src/index.ts';
 import * as ops from '../../src/ops/matmul.ts';
-import { type Case, frozen, type In, type Rows } from './case.ts';
-import { as, type Grid, matmul, permuted, zip } from './reference.ts';
+import { type Case, frozen, type In, lines, type Rows } from './case.ts';
+import { as, at, type Grid, make, matmul, permuted, zip } from './reference.ts';
 
-const { accumulate, gemm, linear } = ops;
+const { accumulate, gemm, linear, split } = ops;
 
 const product = (a: Shape, b: Shape): Case => ({ in: [a, b], build: ops.matmul, want: matmul });
 
@@ -46,6 +46,22 @@ const lowRank = (value: Shape, gate: Shape | undefined): Case => ({
   label: 'low-rank',
 });
 
+/** Rows [from, from + length) of one axis. */
+const cut = (x: Grid, axis: number, from: number, length: number): Grid =>
+  make(x.shape.with(axis, length), (index) => at(x, index.with(axis, index[axis] + from)));
+
+/** The product of both halves of the columns, as a gated unit reads them: [… 2 n] → [… n]. */
+const gated = (y: Tensor): Tensor => {
+  const half = y.dim(-1) / 2;
+  const [a, b] = split(y, [half, half], -1);
+  return mul(a, b);
+};
+const gatedGrid = (y: Grid): Grid => {
+  const axis = y.shape.length - 1;
+  const half = y.shape[axis] / 2;
+  return zip((a, b) => a * b, cut(y, axis, 0, half), cut(y, axis, half, half));
+};
+
 export const matmulCases: Rows<typeof ops> = {
   matmul: [
     product([2, 3], [3, 4]),
@@ -65,7 +81,86 @@ export const matmulCases: Rows<typeof ops> = {
     general(true, false, [3, 1]),
     general(false, false, []),
     general(true, true, [3, 5]),
+    {
+      in: [
+        [4, 5],
+        [4, 3],
+      ],
+      build: (a, b) => gemm(a, b, { transA: true }),
+      want: (a, b) => matmul(turned(a), b),
+      label: 'Aᵀ B, more rows than columns',
+    },
     general(false, true, [1, 5]),
+  ],
+  transposed: [
+    {
+      in: [
+        [2, 3, 5],
+        [2, 3, 4],
+      ],
+      build: ops.transposed,
+      want: (a, b) => matmul(permuted(a, [0, 2, 1]), b),
+      label: 'the larger first',
+    },
+    {
+      in: [
+        [3, 2],
+        [3, 4],
+      ],
+      build: ops.transposed,
+      want: (a, b) => matmul(turned(a), b),
+      label: 'the larger last',
+    },
+  ],
+  split: [
+    ...lines(
+      [
+        [2, 6],
+        (x) => concat(split(x, [1, 2, 3], -1).toReversed(), -1),
+        (x) => make([2, 6], ([i, j]) => at(x, [i, j < 3 ? j + 3 : j < 5 ? j - 2 : 0])),
+        'reversed',
+      ],
+      [[4, 3], (x) => split(x, [2, 2], 0)[1], (x) => cut(x, 0, 2, 2), 'one part read'],
+    ),
+    {
+      in: [[2, 3, 5], [4, 5], [4]],
+      build: (x, w, b) => gated(linear(x, w, b)),
+      want: (x, w, b) => gatedGrid(affine(x, w, b)),
+      label: 'columns of a product',
+    },
+    {
+      in: [[3, 5], frozen([4, 5]), frozen([4])],
+      build: (x, w, b) => gated(linear(x, w, b)),
+      want: (x, w, b) => gatedGrid(affine(x, w, b)),
+      label: 'columns of a frozen product',
+    },
+    {
+      in: [[3, 5], [4, 5], [4], [2, 5], [4, 2], []],
+      build: (x, w, b, down, up, g) =>
+        gated(accumulate(linear(x, w, b), linear(linear(x, down), up), g)),
+      want: (x, w, b, down, up, g) =>
+        gatedGrid(zip((v, d, s) => v + d * s, affine(x, w, b), affine(affine(x, down), up), g)),
+      label: 'columns of a product and a low-rank delta',
+    },
+    {
+      in: [
+        [3, 5],
+        [5, 4],
+        [3, 1],
+      ],
+      build: (a, b, c) => gated(gemm(a, b, { c })),
+      want: (a, b, c) => gatedGrid(plus(matmul(a, b), c)),
+      label: 'an addend of one column',
+    },
+    {
+      in: [
+        [2, 5],
+        [6, 5],
+      ],
+      build: (x, w) => gated(reshape(linear(x, w), [3, 4])),
+      want: (x, w) => gatedGrid(as(affine(x, w), [3, 4])),
+      label: 'a product under another shape',
+    },
   ],
   linear: [
     layer([2, 3, 5], [4, 5], [4]),
