@@ -13,15 +13,24 @@ import {
   ddimPlan,
   loadModel,
   materialize,
+  mix,
   type Model,
   ModelRunner,
   nominalDims,
   readAdapterFile,
   sample,
+  type Strength,
 } from '@attune/core';
 import { type F32Array, f32, OrtRuntime, Rng, Weights, writeSafetensors } from '@attune/engine';
 import { relativeError } from '@attune/engine/testing';
-import { distill, DistillConfig, type DistillState, FakeScore, Student } from '@attune/fdd';
+import {
+  distill,
+  DistillConfig,
+  type DistillState,
+  FakeScore,
+  ModelTeacher,
+  Student,
+} from '@attune/fdd';
 import { beforeAll, describe, expect, test } from 'vitest';
 
 const fixtures = 'test/parity/fixtures';
@@ -243,6 +252,74 @@ test('both phases run, move the parameters, and a resumed run ends in the same b
   expect(resumed[0].ema).toEqual(last.ema);
   expect(resumed[0].critics).toEqual(last.critics);
 }, 180_000);
+
+describe('a ControlNet in guess mode acts only where a teacher has the full condition', () => {
+  const shape = [1, 4, dims.H / 4, dims.W / 4];
+  const sizes = { ...dims, F: 1, H: dims.H / 4, W: dims.W / 4 };
+  const guiding = {
+    ...config().teachers.edit,
+    guidance: { scale: 3, drop: ['encoder_hidden_states'], rescale: 0 },
+    sampling: { steps: 1 },
+  };
+  const teacherOf = (model: Model, scale: number) =>
+    new ModelTeacher(
+      'edit',
+      new ModelRunner(model, runtime),
+      { ...guiding, guidance: { ...guiding.guidance, scale } },
+      sizes,
+    );
+  const read = async () => {
+    const { arrays, text } = await batchOf();
+    const { data: pixels } = arrays.source as F32Array;
+    const source = f32(pixels.subarray(0, 3 * dims.H * dims.W), [1, 3, dims.H, dims.W]);
+    return { arrays: { source }, text };
+  };
+
+  test.each<[string, Strength]>([
+    ['of one strength', 1],
+    ['whose strength falls over the steps', { scale: 1, steps: [1, 0.5] }],
+  ])('%s: in its pull and in its samples', async (_, strength) => {
+    const { config: given, weights } = open('edit');
+    const guess = EditConfig.parse({ ...given, guess_mode: true });
+    const model = compose(base, edit({ config: guess, weights, strength }));
+    const noise = Rng.of(8).normals(shape);
+    const batch = await read();
+    const predict = async (of: Model, scale: number, t: number) => {
+      const teacher = teacherOf(of, scale);
+      const guided = (await (await teacher.ready(batch)).predict(noise, t)) as F32Array;
+      await teacher.release();
+      return guided;
+    };
+    // By hand: without the words the backbone alone, with them the whole stack.
+    const { view } = guiding;
+    const bare = new ModelTeacher(
+      'bare',
+      new ModelRunner(base, runtime),
+      {
+        ...guiding,
+        view: { encoder_hidden_states: view.encoder_hidden_states },
+        guidance: { scale: 0, drop: ['encoder_hidden_states'], rescale: 0 },
+      },
+      sizes,
+    );
+    const alone = await bare.ready(batch);
+    const byHand = async (t: number) =>
+      mix(
+        { cx: -2, cp: 3 },
+        (await alone.predict(noise, t)) as F32Array,
+        await predict(model, 1, t),
+      );
+    for (const t of [100, 900])
+      expect(relativeError(await predict(model, 3, t), await byHand(t))).toBeLessThan(1e-6);
+    const teacher = teacherOf(model, 3);
+    const drawn = await teacher.draw(batch, noise, Rng.of(9));
+    const { start, steps } = ddimPlan(base.schedule!, 1, { spacing: 'trailing' });
+    expect(start).toBe(1);
+    const wanted = mix(steps[0], noise, await byHand(steps[0].t));
+    expect(relativeError(drawn, wanted)).toBeLessThan(1e-6);
+    await Promise.all([bare.release(), teacher.release()]);
+  });
+});
 
 describe('fake scores', () => {
   const fake = { adapters: [{ use: 'lora', train: true }], lr: 1e-2 };

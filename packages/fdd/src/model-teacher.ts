@@ -1,6 +1,7 @@
 /** A frozen stack as a teacher: guided predictions, features for a critic, samples of its own. */
 
 import {
+  clipStrengths,
   ddimPlan,
   type Dims,
   type Guidance,
@@ -28,6 +29,9 @@ import {
 import type { TeacherConfig } from './config.ts';
 import type { Denoiser } from './teacher.ts';
 import { type DataBatch, look } from './view.ts';
+
+/** The condition under which nothing is left out. */
+const FULL = 'full';
 
 interface Lane {
   readonly name: string;
@@ -95,7 +99,8 @@ export class ModelTeacher {
       predict: async (noisy, t) => {
         const outputs: Record<string, F32Array> = {};
         for (const { name, program, feeds, clip } of lanes) {
-          const out = await program.step(clip, { ...feeds, ...this.#at(program, noisy, t) });
+          const at = this.#at(program, noisy, t, name);
+          const out = await program.step(clip, { ...feeds, ...at });
           outputs[name] = out.sample as F32Array;
         }
         return guide(outputs, guidance, frames);
@@ -138,7 +143,7 @@ export class ModelTeacher {
       convention: 'uncond+s*delta',
       terms: [
         ...(before ? [{ base: 'nothing', cond: 'none', scale: before.scale }] : []),
-        { base: 'none', cond: 'full', scale },
+        { base: 'none', cond: FULL, scale },
       ],
       rescalePhi: rescale,
     };
@@ -158,7 +163,8 @@ export class ModelTeacher {
       dims: this.#dims,
       shapes: shapesOf(view),
     });
-    const feeds = { ...standing, ...view };
+    const strengths = clipStrengths(this.#runner.model, program, 0, name === FULL);
+    const feeds = { ...standing, ...strengths, ...view };
     return { name, program, feeds, clip: await program.clip(feeds) };
   }
 
@@ -168,7 +174,7 @@ export class ModelTeacher {
   }> {
     if (!this.config.critic)
       throw new AttuneError('INTERNAL', `internal: the teacher ${this.id} has no critic.`);
-    const view = await this.#view('full', batch);
+    const view = await this.#view(FULL, batch);
     const { program, standing } = this.#runner.program({
       net: 'unet',
       dims: this.#dims,
@@ -178,8 +184,8 @@ export class ModelTeacher {
     return { program, feeds: { ...standing, ...view } };
   }
 
-  #at(program: Program, noisy: F32Array, t: number): Record<string, NDArray> {
-    const strengths = strengthsAt(this.#runner.model, program, t);
+  #at(program: Program, noisy: F32Array, t: number, branch: string): Record<string, NDArray> {
+    const strengths = strengthsAt(this.#runner.model, program, t, branch === FULL);
     return { ...strengths, sample: noisy, timestep: f32([t], [1]) };
   }
 
@@ -190,7 +196,8 @@ export class ModelTeacher {
     let sweep = this.#sweeps.get(program);
     if (!sweep) this.#sweeps.set(program, (sweep = program.sweep(['sample'], 'segment')));
     const clip: Tape = await sweep.clip(feeds);
-    const { outputs, tape } = await sweep.step(clip, { ...feeds, ...this.#at(program, noisy, t) });
+    const at = this.#at(program, noisy, t, FULL);
+    const { outputs, tape } = await sweep.step(clip, { ...feeds, ...at });
     const back = sweep;
     return {
       values: outputs,
