@@ -1,7 +1,7 @@
 /** `attune eval` of the built command, on tiny random stacks: what is printed, and what is refused. */
 
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
@@ -49,6 +49,20 @@ test('a stack twice: every figure is there, the differences are zero, the report
     expect(row.values[key]).toBeGreaterThanOrEqual(0);
   for (const value of Object.values(told.differences[0].means)) expect(value).toBe(0);
   expect(stdout).toContain(row.values.outside.toFixed(2));
+});
+
+test('a full disk costs the file, not the figures', () => {
+  const out = join(folder, 'full.md');
+  const command = `ulimit -f 0; exec "${process.execPath}" packages/cli/bin/attune.js eval pocket --stack "${stack}"`;
+  const { status, stdout, stderr } = spawnSync(
+    'bash',
+    ['-c', `${command} --set clips=2 --set baselines=false --out "${out}"`],
+    { encoding: 'utf8', timeout: 120_000 },
+  );
+  expect(stdout).toMatch(/^\| stack +\|/m);
+  expect(stderr).toMatch(/attune: .*full\.md: not written/);
+  expect(status).toBe(1);
+  expect(readdirSync(folder).filter((name) => name.includes('full'))).toEqual([]);
 });
 
 function refused(...args: readonly string[]): string {

@@ -280,7 +280,7 @@ describe('a ControlNet in guess mode acts only where a teacher has the full cond
     ['whose strength falls over the steps', { scale: 1, steps: [1, 0.5] }],
   ])('%s: in its pull and in its samples', async (_, strength) => {
     const { config: given, weights } = open('edit');
-    const guess = EditConfig.parse({ ...given, guess_mode: true });
+    const guess = EditConfig.parse({ ...(given as object), guess_mode: true });
     const model = compose(base, edit({ config: guess, weights, strength }));
     const noise = Rng.of(8).normals(shape);
     const batch = await read();

@@ -13,10 +13,10 @@ import {
 } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 
+import { checkPlace, writeWhole } from './output.ts';
 import { stackMedia } from './stack-media.ts';
 import type { LockOptions } from './stack.ts';
 import { say } from './terminal.ts';
-import { writeWhole } from './write-whole.ts';
 
 export interface RecipeLockOptions extends LockOptions {
   /** Write the lock, and do nothing else. */
@@ -47,6 +47,7 @@ export async function heedRecipeLock(
       'USAGE',
       `${file}: only a recipe that ends in .yaml has a lock beside it.`,
     );
+  if (lock) checkPlace(lockFileOf(file), 'file');
   const hashes = new HashBook({ verify });
   const now: Record<string, StackLock> = {};
   for (const [name, stack] of Object.entries(stacks)) {

@@ -12,8 +12,9 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, test } from 'vitest';
 
-import { assertWritable, loadPeers, readNotes, writeMedia } from '../src/media/index.ts';
-import { staged } from '../src/media/stage.ts';
+import { checkOutput, loadPeers, readNotes, writeMedia } from '../src/media/index.ts';
+import { assertWritable } from '../src/media/stage.ts';
+import { staged } from '../src/output.ts';
 import { failure, scene, scratch } from './media-scenes.ts';
 
 describe('where results may go', () => {
@@ -32,7 +33,7 @@ describe('where results may go', () => {
       const error = await failure(() => assertWritable(join(folder, name), [input]));
       expect(error.message).toContain('this is the input itself');
     }
-    await assertWritable(join(folder, 'other.png'), [input]);
+    assertWritable(join(folder, 'other.png'), [input]);
     const before = readFileSync(input);
     const options = { inputs: [input] };
     expect((await failure(() => writeMedia(input, scene(8, 8, 1), options))).code).toBe(
@@ -49,8 +50,8 @@ describe('where results may go', () => {
       expect((await failure(() => assertWritable(join(folder, out), [frames]))).code).toBe(
         'BAD_OUTPUT',
       );
-    await assertWritable(join(folder, 'frames2'), [frames]);
-    await assertWritable(join(folder, '..frames.png'), [frames]);
+    assertWritable(join(folder, 'frames2'), [frames]);
+    assertWritable(join(folder, '..frames.png'), [frames]);
   });
 
   test('unknown extension, no parent, things in the way', async () => {
@@ -68,7 +69,7 @@ describe('where results may go', () => {
     expect(await text('dir.mp4')).toContain('this is not a file');
     expect(await text('full')).toContain('the folder is not empty');
     expect(await text('plain')).toContain('a file stands where the folder');
-    await assertWritable(join(folder, 'A.MP4'));
+    assertWritable(join(folder, 'A.MP4'));
   });
 });
 

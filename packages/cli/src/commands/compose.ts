@@ -11,11 +11,11 @@ import { entryOf, type Wanted, wantedOf } from '../compose/entries.ts';
 import { movedTo, placed } from '../compose/moved.ts';
 import { askStack } from '../compose/questions.ts';
 import { checkTarget } from '../compose/target.ts';
+import { checkPlace, writeWhole } from '../output.ts';
 import { report } from '../report/stack.ts';
 import { collectRoute, type GivenRoutes, routeHelp, withRoutes } from '../routes.ts';
 import { type LockOptions, openStackSession } from '../stack.ts';
 import { trusted } from '../trust.ts';
-import { writeWhole } from '../write-whole.ts';
 import { positive, type RuntimeChoice, runtimeOf } from './arguments.ts';
 
 interface Options extends LockOptions, RuntimeChoice {
@@ -86,6 +86,8 @@ async function composed(
   const { file, loader } = session;
   if (locks && file === undefined)
     throw new AttuneError('USAGE', `--lock: ${base} is a model, and only a stack file has a lock.`);
+  const written = locks ? file : out;
+  if (written !== undefined) checkPlace(lockFileOf(written), 'file');
   const target = resolve(dirname(out ?? file ?? base));
   const whole = withRoutes(movedTo(target, session), options.route, (image) =>
     placed(resolve(image), target, image),
@@ -107,7 +109,6 @@ async function composed(
     ...(lockedAs === undefined ? {} : { lockedAs }),
   });
   await session.runtime.release();
-  const written = locks ? file : out;
   if (written !== undefined) {
     const lock = { path: lockFileOf(written), text: lockText(found.lock), force: true };
     const stack = { path: written, text: stackText(whole), force: options.force ?? false };

@@ -1,7 +1,7 @@
 /** attune convert: an adapter in another tool's layout, proved equal before it is kept. */
 
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 
 import {
   type AdapterFile,
@@ -18,6 +18,8 @@ import { AttuneError, writeSafetensors } from '@attune/engine';
 import { Command } from 'commander';
 
 import { inspect } from '../inspect/verdict.ts';
+import { badOutput } from '../media/errors.ts';
+import { checkPlace, staged } from '../output.ts';
 import { openWhole } from '../probe/model.ts';
 import { comparison, outputsOf } from '../probe/outputs.ts';
 import { type LockOptions, openStackSession } from '../stack.ts';
@@ -61,12 +63,11 @@ export const convertCommand = (): Command =>
 
 async function convertAction(
   from: string,
-  { base, to, out, rank, force, json, ...lock }: Options,
+  { base, to, out, rank, force = false, json, ...lock }: Options,
 ): Promise<void> {
   if (resolve(from) === resolve(out))
     throw new AttuneError('USAGE', `${out} is the file itself: choose another name.`);
-  if (!force && existsSync(out))
-    throw new AttuneError('EXISTS', `${out} exists: choose another name or pass --force.`);
+  checkTarget(out, force);
   const session = await openStackSession(base, {}, lock);
   const { loader, runtime } = session;
   const model = await openWhole(session, loader);
@@ -92,53 +93,55 @@ async function convertAction(
     runtime,
     ...(rank === undefined ? {} : { rank }),
   });
-  const staging = stage(out, written);
-  try {
-    const [plain, before, after] = await Promise.all([
-      outputsOf(model, runtime),
-      outputsOf(stacked(model, kind, file), runtime),
-      outputsOf(stacked(model, kind, readAdapterFile(staging)), runtime),
-    ]);
-    const [error, effect] = [comparison(after, before), comparison(plain, before)];
-    if (written.error === undefined && !(error <= TOLERANCE))
-      throw new AttuneError(
-        'NOT_EQUAL',
-        `What was written differs from ${from} by ${error.toExponential(1)} of the model's output; nothing is kept.`,
-      );
-    rmSync(out, { recursive: true, force: true });
-    renameSync(staging, out);
-    const weightError = written.error ?? 0;
-    if (json)
-      console.log(JSON.stringify({ path: out, kind: id, dialect: to, error, effect, weightError }));
-    else {
-      if (written.error !== undefined)
-        say(`rank ${rank}: the changes of the weights differ by ${percent(weightError)}`);
-      say(
-        `wrote ${out}: the model's output differs by ${error.toExponential(1)} from that with ${from}, which changes it by ${effect.toExponential(1)}`,
-      );
-    }
-  } finally {
-    rmSync(staging, { recursive: true, force: true });
+  const [error, effect] = await staged(
+    out,
+    async (temp) => {
+      save(temp, written);
+      const [plain, before, after] = await Promise.all([
+        outputsOf(model, runtime),
+        outputsOf(stacked(model, kind, file), runtime),
+        outputsOf(stacked(model, kind, readAdapterFile(temp)), runtime),
+      ]);
+      const differs = comparison(after, before);
+      if (written.error === undefined && !(differs <= TOLERANCE))
+        throw new AttuneError(
+          'NOT_EQUAL',
+          `What was written differs from ${from} by ${differs.toExponential(1)} of the model's output; nothing is kept.`,
+        );
+      return [differs, comparison(plain, before)] as const;
+    },
+    { replace: force },
+  );
+  const weightError = written.error ?? 0;
+  if (json)
+    console.log(JSON.stringify({ path: out, kind: id, dialect: to, error, effect, weightError }));
+  else {
+    if (written.error !== undefined)
+      say(`rank ${rank}: the changes of the weights differ by ${percent(weightError)}`);
+    say(
+      `wrote ${out}: the model's output differs by ${error.toExponential(1)} from that with ${from}, which changes it by ${effect.toExponential(1)}`,
+    );
   }
 }
 
 const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
 
-/** Writes beside the target, under a name that says what it is. */
-function stage(out: string, { tensors, metadata = {}, folder }: Written): string {
-  const extension = folder ? '' : '.safetensors';
-  const staging = join(dirname(resolve(out)), `.${process.pid}.converted${extension}`);
-  rmSync(staging, { recursive: true, force: true });
-  mkdirSync(folder ? staging : dirname(staging), { recursive: true });
-  try {
-    writeSafetensors(folder ? join(staging, folder.file) : staging, tensors, metadata);
-    for (const [name, config] of Object.entries(folder?.configs ?? {}))
-      writeFileSync(join(staging, name), `${JSON.stringify(config, null, 2)}\n`);
-  } catch (error) {
-    rmSync(staging, { recursive: true, force: true });
-    throw error;
-  }
-  return staging;
+/** Refuses a place that cannot become the adapter, before anything is read. */
+function checkTarget(out: string, force: boolean): void {
+  if (existsSync(out) && !force)
+    throw new AttuneError('EXISTS', `${out} exists: choose another name or pass --force.`);
+  const whole = existsSync(out) && statSync(out).isDirectory();
+  checkPlace(out, whole ? 'folder' : 'file');
+  // What is replaced is gone: a folder of anything else than weights and configs is not.
+  if (whole && readdirSync(out).some((name) => !/\.(safetensors|json)$/.test(name)))
+    throw badOutput(out, 'it is no adapter, so --force does not replace it', 'use another name');
+}
+
+function save(path: string, { tensors, metadata = {}, folder }: Written): void {
+  if (folder) mkdirSync(path);
+  writeSafetensors(folder ? join(path, folder.file) : path, tensors, metadata);
+  for (const [name, config] of Object.entries(folder?.configs ?? {}))
+    writeFileSync(join(path, name), `${JSON.stringify(config, null, 2)}\n`);
 }
 
 function stacked(model: Model, kind: AdapterKind, file: AdapterFile): Model {

@@ -1,6 +1,6 @@
 /** attune demo: a bundled clip edited by the plain stack and by the aligned one, side by side. */
 
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import {
@@ -25,6 +25,7 @@ import {
   toFrames,
   writeMedia,
 } from '../media/index.ts';
+import { checkPlace, writeWhole } from '../output.ts';
 import { htmlPage, type Picture } from '../report/page.ts';
 import { openSession } from '../session.ts';
 import { stackMedia } from '../stack-media.ts';
@@ -73,6 +74,9 @@ interface Clip {
 }
 
 async function demoAction(options: Options): Promise<void> {
+  const { out } = options;
+  checkPlace(out, 'folder');
+  if (existsSync(out)) checkPlace(join(out, 'index.html'), 'file');
   const pocket = await openPocket();
   const began = performance.now();
   const { loader, runtime } = openSession(runtimeOf(options));
@@ -101,9 +105,10 @@ async function demoAction(options: Options): Promise<void> {
     }
   }
   const report = await measured(pocket, clip, results, runtime);
-  const files = await written(clip, results, report, options.out);
+  process.stdout.write(`${formatReport(report)}\n\n`);
+  const files = await written(clip, results, report, out);
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
-  process.stdout.write(`${formatReport(report)}\n\n${files.join('\n')}\n${seconds} s\n`);
+  process.stdout.write(`${files.join('\n')}\n${seconds} s\n`);
 }
 
 type HowToSample = Options & Omit<Sampling, 'sampler'> & { readonly sampler: Sampler };
@@ -269,6 +274,6 @@ async function written(
     reports: [report],
   });
   const index = join(out, 'index.html');
-  writeFileSync(index, page);
+  writeWhole([{ path: index, text: page, force: true }]);
   return [...files, index];
 }

@@ -22,7 +22,7 @@ import { Command, Option } from 'commander';
 
 import { madeWith } from '../made-with.ts';
 import {
-  assertWritable,
+  checkOutput,
   fitFrame,
   fitFrames,
   type Frame,
@@ -149,8 +149,9 @@ function pixels(text: string): readonly [number, number] {
 
 async function editAction(input: string, options: Options): Promise<void> {
   const { out, fps, json } = options;
-  await assertWritable(out, [input]);
   const source = await openMedia(input, fps === undefined ? {} : { fps });
+  const moving = source.kind === 'clip' && options.maxFrames !== 1;
+  await checkOutput(out, { moving, inputs: [input] });
   const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { folder, loader, runtime } = session;
   const instructions = instructionsOf(options.instruction, session.stack);

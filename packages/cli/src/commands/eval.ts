@@ -1,6 +1,5 @@
 /** attune eval: stacks measured on a suite, with intervals. */
 
-import { writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 
 import {
@@ -15,10 +14,11 @@ import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
 import { z } from 'zod';
 
+import { checkPlace, writeWhole } from '../output.ts';
 import { openSession } from '../session.ts';
 import { stackMedia } from '../stack-media.ts';
 import { heedLock, type LockOptions, readStack } from '../stack.ts';
-import { pace, progress, warn } from '../terminal.ts';
+import { pace, progress, say, warn } from '../terminal.ts';
 import { collect, type RuntimeChoice, runtimeOf, settingsOf } from './arguments.ts';
 
 interface Options extends LockOptions, RuntimeChoice {
@@ -51,6 +51,10 @@ function named(text: string): { name: string; file: string } {
 }
 
 async function evalAction(suite: string, options: Options): Promise<void> {
+  const { out } = options;
+  if (out && !/\.(json|md)$/.test(out))
+    throw new AttuneError('USAGE', `${out}: the report is JSON or Markdown; name it .json or .md.`);
+  if (out) checkPlace(out, 'file');
   const { loader, runtime } = openSession(runtimeOf(options));
   const given = {
     ...parseYaml(z.record(z.string(), z.unknown()), settingsOf(options.set), '--set'),
@@ -86,6 +90,8 @@ async function evalAction(suite: string, options: Options): Promise<void> {
     },
   });
   const json = `${JSON.stringify(data, null, 2)}\n`;
-  if (options.out) writeFileSync(options.out, options.out.endsWith('.json') ? json : `${text}\n`);
   process.stdout.write(options.json ? json : `${text}\n`);
+  if (!out) return;
+  writeWhole([{ path: out, text: out.endsWith('.json') ? json : `${text}\n`, force: true }]);
+  say(`wrote ${out}`);
 }

@@ -1,7 +1,7 @@
 /** attune export: a stack for other programs, kept only where it runs as it does here. */
 
-import { constants, accessSync, existsSync, readdirSync, statSync } from 'node:fs';
-import { basename, dirname, extname, resolve } from 'node:path';
+import { existsSync, readdirSync } from 'node:fs';
+import { basename, extname } from 'node:path';
 
 import { AttuneError } from '@attune/engine';
 import { Command, Option } from 'commander';
@@ -13,7 +13,7 @@ import { exportMerged } from '../export/merged.ts';
 import { exportOnnx, stopIf } from '../export/onnx.ts';
 import { untilInterrupted } from '../interrupt.ts';
 import { badOutput } from '../media/errors.ts';
-import { staged } from '../media/stage.ts';
+import { checkPlace, staged } from '../output.ts';
 import { type PartName, partNets } from '../probe/run.ts';
 import { type LockOptions, openStackSession, type StackSession } from '../stack.ts';
 import { printable, say, warn } from '../terminal.ts';
@@ -75,7 +75,7 @@ async function exportAction(name: string, options: Options): Promise<void> {
   const { out, format, force = false, json } = options;
   const merging = /^merged-(?<id>.+)$/.exec(format)?.groups?.id;
   checkUsage(options, merging !== undefined);
-  checkPlace(out, force);
+  checkFolder(out, force);
   const session = await openStackSession(name, runtimeOf(options), options);
   const title = /\.ya?ml$/.test(name) || existsSync(name) ? basename(name, extname(name)) : name;
   const write = async (folder: string, signal: AbortSignal): Promise<Report> => {
@@ -170,20 +170,10 @@ function checkUsage(options: Options, merging: boolean): void {
 }
 
 /** Refuses a place that cannot become the export, before anything is read. */
-function checkPlace(out: string, force: boolean): void {
-  const parent = dirname(resolve(out));
-  const home = statSync(parent, { throwIfNoEntry: false });
-  if (!home?.isDirectory())
-    throw badOutput(out, `there is no folder ${parent}`, 'create it, or write elsewhere');
-  try {
-    accessSync(parent, constants.W_OK);
-  } catch {
-    throw badOutput(out, `no right to write in ${parent}`, 'write elsewhere');
-  }
-  const there = statSync(out, { throwIfNoEntry: false });
-  if (!there) return;
-  if (!force)
+function checkFolder(out: string, force: boolean): void {
+  if (existsSync(out) && !force)
     throw new AttuneError('EXISTS', `${out} exists: choose another name or pass --force.`);
-  if (!there.isDirectory() || (readdirSync(out).length > 0 && !isExport(out)))
+  checkPlace(out, 'folder');
+  if (existsSync(out) && readdirSync(out).length > 0 && !isExport(out))
     throw badOutput(out, 'it is no export, so --force does not replace it', 'use another name');
 }

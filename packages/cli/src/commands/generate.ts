@@ -7,7 +7,7 @@ import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command } from 'commander';
 
 import { madeWith } from '../made-with.ts';
-import { assertWritable, columnsOf, sideBySide, writeMedia } from '../media/index.ts';
+import { checkOutput, columnsOf, sideBySide, writeMedia } from '../media/index.ts';
 import { collectRoute, type GivenRoutes, routeHelp, withRoutes } from '../routes.ts';
 import { stackMedia } from '../stack-media.ts';
 import { type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
@@ -56,7 +56,7 @@ export const generateCommand = (): Command =>
     .action(generateAction);
 
 async function generateAction(prompts: readonly string[], options: Options): Promise<void> {
-  await assertWritable(options.out, []);
+  await checkOutput(options.out, { moving: options.frames > 1 });
   const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { folder, loader, runtime } = session;
   const stack = withRoutes(session.stack, options.route, (image) => resolve(image));

@@ -1,12 +1,10 @@
 /** attune probe: one part run on given tensors, to be compared with any other implementation. */
 
-import { existsSync, realpathSync, statSync } from 'node:fs';
-import { dirname, resolve } from 'node:path';
-
 import { ModelRunner } from '@attune/core';
 import { AttuneError, type NDArray, writeSafetensors } from '@attune/engine';
 import { Command, Option } from 'commander';
 
+import { checkPlace } from '../output.ts';
 import { openWhole } from '../probe/model.ts';
 import {
   type PartName,
@@ -79,7 +77,6 @@ async function probeAction(name: string, options: Options): Promise<void> {
 }
 
 const wrong = (what: string) => new AttuneError('USAGE', what);
-const place = (file: string) => (existsSync(file) ? realpathSync(file) : resolve(file));
 
 function checkUsage({ inputs, out, vjp, part, rollout, sample, steps }: Options): void {
   if (rollout && sample) throw wrong('--rollout and --sample exclude each other.');
@@ -87,12 +84,7 @@ function checkUsage({ inputs, out, vjp, part, rollout, sample, steps }: Options)
   if ((rollout || sample) && part !== 'unet')
     throw wrong(`--${rollout ? 'rollout' : 'sample'} runs the unet, not the ${part}.`);
   if (steps !== undefined && !sample) throw wrong('--steps belongs to --sample.');
-  for (const file of [inputs, vjp])
-    if (file !== undefined && place(file) === place(out))
-      throw wrong(`--out is the input ${file}: nothing was written.`);
-  const folder = dirname(resolve(out));
-  if (!existsSync(folder) || !statSync(folder).isDirectory())
-    throw new AttuneError('WRITE_FAILED', `The folder ${folder} of --out does not exist.`);
+  checkPlace(out, 'file', vjp === undefined ? [inputs] : [inputs, vjp]);
 }
 
 function write(

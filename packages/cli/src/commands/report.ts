@@ -1,12 +1,11 @@
 /** attune report: how the adapters of a stack get into each other's way. */
 
-import { writeFileSync } from 'node:fs';
-
 import { interference, type Model } from '@attune/core';
 import { AttuneError, nearest } from '@attune/engine';
 import { formatReport } from '@attune/eval';
 import { Command } from 'commander';
 
+import { checkPlace, writeWhole } from '../output.ts';
 import { openWhole } from '../probe/model.ts';
 import { changes, interferencePage, overlapTable } from '../report/interference.ts';
 import { type LockOptions, openStackSession } from '../stack.ts';
@@ -36,6 +35,7 @@ async function reportAction(name: string, options: Options): Promise<void> {
   const { out, json } = options;
   if (out && !/\.html?$/.test(out))
     throw new AttuneError('USAGE', `${out}: the page is HTML; name it .html.`);
+  if (out) checkPlace(out, 'file');
   const session = await openStackSession(name, runtimeOf(options), options);
   const model = await openWhole(session, session.loader);
   if (model.adapters.length === 0)
@@ -43,13 +43,14 @@ async function reportAction(name: string, options: Options): Promise<void> {
   const align = alignerOf(model, options.align);
   const found = await interference(model, session.runtime, align);
   await session.runtime.release();
-  if (out) write(out, interferencePage(name, found));
   if (json) console.log(JSON.stringify({ stack: name, ...found }));
   else {
     console.log(printable(formatReport(changes(found))));
     if (found.adapters.length > 1) console.log(printable(`\n${overlapTable(found).join('\n')}`));
   }
-  if (out) say(`wrote ${out}`);
+  if (!out) return;
+  writeWhole([{ path: out, text: interferencePage(name, found), force: true }]);
+  say(`wrote ${out}`);
 }
 
 function alignerOf({ adapters }: Model, asked?: string): string | undefined {
@@ -62,13 +63,4 @@ function alignerOf({ adapters }: Model, asked?: string): string | undefined {
     );
   if (names.length > 1) return asked;
   throw new AttuneError('USAGE', `--align ${asked}: the stack has no other adapter to align.`);
-}
-
-function write(path: string, text: string): void {
-  try {
-    writeFileSync(path, text);
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new AttuneError('WRITE_FAILED', `${path} could not be written: ${reason}.`);
-  }
 }

@@ -125,6 +125,12 @@ async function* readFrames(
   }
 }
 
+/** Throws PEER_MISSING where there is no ffmpeg to write `out`; `why` says what else was tried. */
+export async function assertFfmpeg(out: string, ffmpeg: string, why: string): Promise<void> {
+  const { missing } = await ending(spawn(ffmpeg, ['-version'], { stdio: 'ignore' }));
+  if (missing) throw noVideoTool(out, why, `${ffmpeg} cannot be found`);
+}
+
 /** Frames of one size and rate → an H.264 mp4 at `out`. Odd sizes grow by one repeated row or column. */
 export async function writeWithFfmpeg(
   out: string,

@@ -9,5 +9,4 @@ export { type Media, openMedia, type OpenOptions, readMedia, type ReadOptions } 
 export { loadPeers, type VideoTools, videoTools } from './peers.ts';
 export type { Sound } from './sound.ts';
 export type { MediaSource } from './source.ts';
-export { assertWritable } from './stage.ts';
-export { writeMedia, type WriteOptions, type Written } from './write.ts';
+export { checkOutput, writeMedia, type WriteOptions, type Written } from './write.ts';

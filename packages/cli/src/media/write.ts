@@ -5,15 +5,16 @@ import { join } from 'node:path';
 
 import { badArgument } from '@attune/engine';
 
+import { staged } from '../output.ts';
 import { badOutput, noFrames } from './errors.ts';
-import { writeWithFfmpeg } from './ffmpeg.ts';
+import { assertFfmpeg, writeWithFfmpeg } from './ffmpeg.ts';
 import { checkFps, checkFrame, type Frame, type Frames, resample } from './frame.ts';
 import { encodeMp4, evenSize } from './mp4-write.ts';
 import type { Notes } from './notes.ts';
 import { type VideoTools, videoTools } from './peers.ts';
 import { encodeAnimation, encodeStill } from './picture.ts';
 import type { Sound } from './sound.ts';
-import { assertWritable, outputFormat, staged } from './stage.ts';
+import { assertWritable, outputFormat } from './stage.ts';
 
 export interface WriteOptions {
   /** Frames per second, in place of the frames' own delays. */
@@ -40,6 +41,25 @@ export interface Written {
 }
 
 /**
+ * Refuses at once what `writeMedia` could not write: what `assertWritable` refuses, a clip (`moving`) as a still, an
+ * mp4 where nothing here encodes it. Throws BAD_OUTPUT, PEER_MISSING.
+ */
+export async function checkOutput(
+  path: string,
+  { moving, inputs = [], tools = videoTools }: { moving: boolean } & WriteOptions,
+): Promise<void> {
+  assertWritable(path, inputs);
+  const format = outputFormat(path);
+  if (moving && (format === 'png' || format === 'jpeg')) throw notStill(path);
+  if (format !== 'mp4') return;
+  const peers = await tools.peers();
+  if (typeof peers === 'string') await assertFfmpeg(path, tools.ffmpeg, peers);
+}
+
+const notStill = (path: string) =>
+  badOutput(path, 'a clip does not fit into a still', 'use .mp4, .gif, .webp or a folder');
+
+/**
  * Writes frames of one size as .mp4 (H.264; odd sizes grow by a row or column), .gif, .webp
  * (lossless), a still .png, .webp or .jpg, or a folder of png frames; all or nothing. mp4 and
  * folders take a stream of any length, gif and webp hold their frames in memory. Throws what
@@ -52,7 +72,7 @@ export async function writeMedia(
 ): Promise<Written> {
   const { metadata = {}, inputs = [], tools = videoTools, sound } = options;
   const format = outputFormat(path);
-  await assertWritable(path, inputs);
+  assertWritable(path, inputs);
   const tally: Tally = { frames: 0, width: 0, height: 0 };
   const notices: string[] = [];
   if (sound && format !== 'mp4')
@@ -131,12 +151,7 @@ async function webp(path: string, frames: Frames, notes: Notes): Promise<Uint8Ar
 async function only(path: string, frames: Frames): Promise<Frame> {
   let single: Frame | undefined;
   for await (const frame of frames) {
-    if (single)
-      throw badOutput(
-        path,
-        'a clip does not fit into a still',
-        'use .mp4, .gif, .webp or a folder',
-      );
+    if (single) throw notStill(path);
     single = frame;
   }
   if (!single) throw noFrames(path, 'to write');
