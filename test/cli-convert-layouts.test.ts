@@ -1,6 +1,5 @@
 /** `attune convert` of motion modules and ControlNets: diffusers' layout and the original code's, both ways. */
 
-import { spawnSync } from 'node:child_process';
 import {
   existsSync,
   mkdirSync,
@@ -19,6 +18,8 @@ import { randomised, tinyDims, tinyModel } from '@attune/core/testing';
 import { openSafetensors, type Weights, writeSafetensors } from '@attune/engine';
 import { relativeError } from '@attune/engine/testing';
 import { beforeAll, expect, test } from 'vitest';
+
+import { attune } from './attune.ts';
 
 const fixtures = 'test/parity/fixtures';
 const folder = mkdtempSync(join(tmpdir(), 'layouts-'));
@@ -64,13 +65,8 @@ beforeAll(() => {
 });
 
 function convert(on: string, from: string, to: string, out: string) {
-  const args = ['convert', from, '--base', on, '--to', to, '-o', out, '--json'];
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ['packages/cli/bin/attune.js', ...args],
-    { encoding: 'utf8', timeout: 120_000 },
-  );
-  expect(stderr).not.toMatch(/\n\s+at |unexpected:/);
+  const args = ['--base', on, '--to', to, '-o', out, '--json'];
+  const { status, stdout, stderr } = attune('convert', from, ...args);
   return { status, stderr, report: status === 0 ? JSON.parse(stdout) : undefined };
 }
 

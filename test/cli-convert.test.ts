@@ -1,6 +1,5 @@
 /** `attune convert` of the built command. */
 
-import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,20 +7,14 @@ import { join } from 'node:path';
 import { openSafetensors, Rng, writeSafetensors } from '@attune/engine';
 import { expect, test } from 'vitest';
 
+import { attune } from './attune.ts';
+
 const fixtures = 'test/parity/fixtures';
 const base = `${fixtures}/unet/pocket`;
 const folder = mkdtempSync(join(tmpdir(), 'convert-'));
 
-function convert(from: string, to: string, out: string, ...more: readonly string[]) {
-  const args = ['convert', from, '--base', base, '--to', to, '-o', join(folder, out), ...more];
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ['packages/cli/bin/attune.js', ...args],
-    { encoding: 'utf8', timeout: 60_000 },
-  );
-  expect(stderr).not.toMatch(/\n\s+at |unexpected:/);
-  return { status, stdout, stderr };
-}
+const convert = (from: string, to: string, out: string, ...more: readonly string[]) =>
+  attune('convert', from, '--base', base, '--to', to, '-o', join(folder, out), ...more);
 
 interface Report {
   readonly error: number;

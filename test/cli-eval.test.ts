@@ -7,6 +7,8 @@ import { join, resolve } from 'node:path';
 
 import { expect, test } from 'vitest';
 
+import { attune } from './attune.ts';
+
 const folder = mkdtempSync(join(tmpdir(), 'eval-'));
 const stack = join(folder, 'stack.yaml');
 const fixtures = resolve('test/parity/fixtures');
@@ -18,15 +20,7 @@ sampling: { steps: 2 }
 `,
 );
 
-function attune(...args: readonly string[]) {
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ['packages/cli/bin/attune.js', 'eval', ...args],
-    { encoding: 'utf8', timeout: 120_000 },
-  );
-  expect(stderr).not.toMatch(/\n\s+at |unexpected:/);
-  return { status, stdout, stderr };
-}
+const evaluate = (...args: readonly string[]) => attune('eval', ...args);
 
 interface Told {
   readonly rows: readonly { readonly name: string; readonly values: Record<string, number> }[];
@@ -39,7 +33,7 @@ interface Told {
 test('a stack twice: every figure is there, the differences are zero, the report is written', () => {
   const out = join(folder, 'report.json');
   const args = ['--set', 'clips=2', '--set', 'baselines=false', '--out', out];
-  const { status, stdout } = attune('pocket', '--stack', `a=${stack}`, '--stack', stack, ...args);
+  const { status, stdout } = evaluate('pocket', '--stack', `a=${stack}`, '--stack', stack, ...args);
   expect(status).toBe(0);
   const told = JSON.parse(readFileSync(out, 'utf8')) as Told;
   expect(told.rows.map(({ name }) => name)).toEqual(['a', 'stack']);
@@ -66,7 +60,7 @@ test('a full disk costs the file, not the figures', () => {
 });
 
 function refused(...args: readonly string[]): string {
-  const { status, stderr } = attune(...args);
+  const { status, stderr } = evaluate(...args);
   expect(status).toBe(2);
   return stderr;
 }

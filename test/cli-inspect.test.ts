@@ -1,6 +1,6 @@
 /** `attune inspect`, `tokenize` and `doctor` of the built command. */
 
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import {
   cpSync,
   mkdtempSync,
@@ -23,20 +23,12 @@ import {
 } from '@attune/engine';
 import { describe, expect, test } from 'vitest';
 
+import { attune } from './attune.ts';
+
 const fixtures = 'test/parity/fixtures';
 const composed = `${fixtures}/compose/pocket`;
 const base = `${fixtures}/unet/pocket`;
 const fresh = () => mkdtempSync(join(tmpdir(), 'inspect-'));
-
-function attune(...args: readonly string[]) {
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ['packages/cli/bin/attune.js', ...args],
-    { encoding: 'utf8', timeout: 60_000 },
-  );
-  expect(stderr).not.toMatch(/\n\s+at |unexpected:/);
-  return { status, stdout, stderr };
-}
 
 interface Verdict {
   readonly container: string;

@@ -1,6 +1,5 @@
 /** `attune probe` of the built command, against diffusers, transformers and PEFT. */
 
-import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -9,14 +8,12 @@ import { f32, i64, type NDArray, openSafetensors, writeSafetensors } from '@attu
 import { relativeError } from '@attune/engine/testing';
 import { describe, expect, test } from 'vitest';
 
+import { attune } from './attune.ts';
+
 const fixtures = 'test/parity/fixtures';
 const forwardLimit = 5e-5;
 const gradientLimit = 5e-4;
 const fresh = () => mkdtempSync(join(tmpdir(), 'probe-'));
-
-function attune(...args: readonly string[]) {
-  return spawnSync(process.execPath, ['packages/cli/bin/attune.js', ...args], { encoding: 'utf8' });
-}
 
 /** The tensors of a fixture under a prefix, without it. */
 function tensorsOf(file: string, prefix: string): Record<string, NDArray> {
