@@ -286,7 +286,7 @@ describe('a ControlNet in guess mode acts only where a teacher has the full cond
     const batch = await read();
     const predict = async (of: Model, scale: number, t: number) => {
       const teacher = teacherOf(of, scale);
-      const guided = (await (await teacher.ready(batch)).predict(noise, t)) as F32Array;
+      const guided = await (await teacher.ready(batch)).predict(noise, t);
       await teacher.release();
       return guided;
     };
@@ -304,11 +304,7 @@ describe('a ControlNet in guess mode acts only where a teacher has the full cond
     );
     const alone = await bare.ready(batch);
     const byHand = async (t: number) =>
-      mix(
-        { cx: -2, cp: 3 },
-        (await alone.predict(noise, t)) as F32Array,
-        await predict(model, 1, t),
-      );
+      mix({ cx: -2, cp: 3 }, await alone.predict(noise, t), await predict(model, 1, t));
     for (const t of [100, 900])
       expect(relativeError(await predict(model, 3, t), await byHand(t))).toBeLessThan(1e-6);
     const teacher = teacherOf(model, 3);

@@ -150,8 +150,8 @@ function pixels(text: string): readonly [number, number] {
 async function editAction(input: string, options: Options): Promise<void> {
   const { out, fps, json } = options;
   const source = await openMedia(input, fps === undefined ? {} : { fps });
-  const moving = source.kind === 'clip' && options.maxFrames !== 1;
-  await checkOutput(out, { moving, inputs: [input] });
+  const clip = source.kind === 'clip' && source.frameCount !== 1 && options.maxFrames !== 1;
+  await checkOutput(out, { clip, inputs: [input] });
   const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { folder, loader, runtime } = session;
   const instructions = instructionsOf(options.instruction, session.stack);

@@ -56,7 +56,7 @@ export const generateCommand = (): Command =>
     .action(generateAction);
 
 async function generateAction(prompts: readonly string[], options: Options): Promise<void> {
-  await checkOutput(options.out, { moving: options.frames > 1 });
+  await checkOutput(options.out, { clip: options.frames > 1 });
   const session = await openStackSession(options.stack, runtimeOf(options), options);
   const { folder, loader, runtime } = session;
   const stack = withRoutes(session.stack, options.route, (image) => resolve(image));

@@ -41,16 +41,16 @@ export interface Written {
 }
 
 /**
- * Refuses at once what `writeMedia` could not write: what `assertWritable` refuses, a clip (`moving`) as a still, an
+ * Refuses at once what `writeMedia` could not write: what `assertWritable` refuses, a clip as a still, an
  * mp4 where nothing here encodes it. Throws BAD_OUTPUT, PEER_MISSING.
  */
 export async function checkOutput(
   path: string,
-  { moving, inputs = [], tools = videoTools }: { moving: boolean } & WriteOptions,
+  { clip, inputs = [], tools = videoTools }: { clip: boolean } & WriteOptions,
 ): Promise<void> {
   assertWritable(path, inputs);
   const format = outputFormat(path);
-  if (moving && (format === 'png' || format === 'jpeg')) throw notStill(path);
+  if (clip && (format === 'png' || format === 'jpeg')) throw notStill(path);
   if (format !== 'mp4') return;
   const peers = await tools.peers();
   if (typeof peers === 'string') await assertFfmpeg(path, tools.ffmpeg, peers);
