@@ -78,6 +78,18 @@ parentPort.on('message', async ({ id, request }) => {
 });
 `;
 
+interface Job {
+  readonly answer: Promise<unknown>;
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: Error) => void;
+}
+
+function newJob(): Job {
+  let ends!: Pick<Job, 'resolve' | 'reject'>;
+  const answer = new Promise<unknown>((resolve, reject) => (ends = { resolve, reject }));
+  return { answer, ...ends };
+}
+
 export class ThreadRuntime implements Runtime {
   readonly threads = 1;
   readonly profile: Profile | undefined;
@@ -85,11 +97,8 @@ export class ThreadRuntime implements Runtime {
   #worker: Worker | undefined;
   #asked = 0;
   #ending = false;
-  readonly #running = new Set<Promise<unknown>>();
-  readonly #waiting = new Map<
-    number,
-    { readonly resolve: (value: unknown) => void; readonly reject: (error: Error) => void }
-  >();
+  /** What the thread was asked and has not answered yet. */
+  readonly #jobs = new Map<number, Job>();
 
   constructor({ profile, device }: Pick<ThreadRuntime, 'profile' | 'device'>) {
     this.profile = profile;
@@ -142,7 +151,7 @@ export class ThreadRuntime implements Runtime {
   /** What is being computed is waited for: a thread that ends inside native code ends the process. */
   async release(): Promise<void> {
     this.#ending = true;
-    await Promise.allSettled(this.#running);
+    await Promise.allSettled(Array.from(this.#jobs.values(), ({ answer }) => answer));
     await this.#worker?.terminate();
     this.#worker = undefined;
     this.#ending = false;
@@ -153,19 +162,18 @@ export class ThreadRuntime implements Runtime {
     if (this.#ending) throw new AttuneError('RELEASED', 'The runtime is being released.');
     const worker = (this.#worker ??= this.#start());
     const id = this.#asked++;
-    const answer = new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject });
-      worker.ref();
+    const job = newJob();
+    this.#jobs.set(id, job);
+    worker.ref();
+    try {
       const whole = given.filter(({ buffer, byteLength }) => buffer.byteLength === byteLength);
       worker.postMessage({ id, request }, [
         ...new Set(whole.map(({ buffer }) => buffer as ArrayBuffer)),
       ]);
-    });
-    this.#running.add(answer);
-    try {
-      return await answer;
+      return await job.answer;
     } finally {
-      this.#running.delete(answer);
+      this.#jobs.delete(id);
+      if (this.#jobs.size === 0) worker.unref();
     }
   }
 
@@ -173,15 +181,12 @@ export class ThreadRuntime implements Runtime {
     const onnxruntime = createRequire(import.meta.url).resolve('onnxruntime-node');
     const worker = new Worker(program, { eval: true, workerData: { onnxruntime } });
     worker.on('message', ({ id, value, error }: Reply) => {
-      const waiting = this.#waiting.get(id);
-      this.#waiting.delete(id);
-      if (this.#waiting.size === 0) worker.unref();
-      if (error === undefined) waiting?.resolve(value);
-      else waiting?.reject(new AttuneError('RUNTIME', error));
+      const job = this.#jobs.get(id);
+      if (error === undefined) job?.resolve(value);
+      else job?.reject(new AttuneError('RUNTIME', error));
     });
     const fail = (error: Error) => {
-      for (const { reject } of this.#waiting.values()) reject(error);
-      this.#waiting.clear();
+      for (const { reject } of this.#jobs.values()) reject(error);
     };
     worker.on('error', fail);
     worker.on('exit', () =>
