@@ -77,13 +77,8 @@ async function edited(trial, words) {
 const rounded = (pixels) => pixels.map((v) => Math.round(255 * Math.min(1, Math.max(0, v))) / 255);
 
 async function reconstructed(trial) {
-  const { data, shape } = rowsOf(framesOf(trial.target), FRAME, FRAME + 1);
-  const latents = await runner.encodeImages({
-    dtype: 'f32',
-    shape,
-    data: data.map((v) => 2 * v - 1),
-  });
-  return rounded((await runner.decodeLatents(latents)).data.map((v) => (v + 1) / 2));
+  const latents = await runner.encodeImages(rowsOf(framesOf(trial.target), FRAME, FRAME + 1));
+  return rounded((await runner.decodeLatents(latents)).data);
 }
 
 const systems = {

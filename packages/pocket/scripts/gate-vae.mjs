@@ -74,12 +74,7 @@ for (let from = 0; from < count; from += BATCH) {
   const rows = Math.min(BATCH, count - from);
   const shape = [rows, 3, SIDE, SIDE];
   const clean = f32(shape, originals.slice(from * PIXELS, (from + rows) * PIXELS));
-  const latents = await vae.encodeImages(
-    f32(
-      shape,
-      clean.data.map((value) => 2 * value - 1),
-    ),
-  );
+  const latents = await vae.encodeImages(clean);
   for (const value of latents.data) {
     latentSum += value;
     latentSquares += value * value;
@@ -87,7 +82,7 @@ for (let from = 0; from < count; from += BATCH) {
   }
   const { data } = await vae.decodeLatents(latents);
   // Eight bits, as any picture that leaves the model.
-  const seen = data.map((v) => Math.round(255 * Math.min(1, Math.max(0, (v + 1) / 2))) / 255);
+  const seen = data.map((v) => Math.round(255 * Math.min(1, Math.max(0, v))) / 255);
   decoded.set(seen, from * PIXELS);
   if (!judge) continue;
   for (const [when, frames] of [

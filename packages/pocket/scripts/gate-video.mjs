@@ -70,14 +70,13 @@ const runner = new ModelRunner(await openStack(stack, process.cwd(), loader), ru
 const { channels, factor } = runner.latents;
 const side = SIDE / factor;
 const plan = ddimPlan(runner.model.schedule, Number(flags.steps));
-const signed = ({ data, ...rest }) => ({ ...rest, data: data.map((v) => 2 * v - 1) });
 const unit = ({ data, ...rest }) => ({
   ...rest,
-  data: data.map((v) => Math.round(255 * Math.min(1, Math.max(0, (v + 1) / 2))) / 255),
+  data: data.map((v) => Math.round(255 * Math.min(1, Math.max(0, v))) / 255),
 });
 
 async function generated(truth, caption, rng) {
-  const first = await runner.encodeImages(signed(rowsOf(truth, 0, 1)));
+  const first = await runner.encodeImages(rowsOf(truth, 0, 1));
   const { states } = await runner.encodeText([caption, '']);
   const text = (row) => ({
     encoder_hidden_states: rowsOf(states, row, row + 1),
@@ -97,7 +96,7 @@ async function generated(truth, caption, rng) {
 }
 
 const reconstructed = async (truth) =>
-  unit(await runner.decodeLatents(await runner.encodeImages(signed(truth))));
+  unit(await runner.decodeLatents(await runner.encodeImages(truth)));
 
 const classOf = (frames, truth, masks) =>
   motionClass(trackOf(frames, differenceMasks(frames, backgroundOf(truth, masks))));

@@ -16,7 +16,7 @@ export async function picturesOf(runner, captions, { guidance, steps, noise, jud
     const rng = noise.fork('noise', from);
     const { latents } = await generate(runner, some, { guidance, steps, rng });
     const { data, shape } = await runner.decodeLatents(latents);
-    const unit = data.map((v) => Math.round(255 * Math.min(1, Math.max(0, (v + 1) / 2))) / 255);
+    const unit = data.map((v) => Math.round(255 * Math.min(1, Math.max(0, v))) / 255);
     onSeen(await judge.see({ dtype: 'f32', shape, data: unit }), from);
     for (let k = 0; k < some.length; k++) frames.push(unit.slice(k * PIXELS, (k + 1) * PIXELS));
   }

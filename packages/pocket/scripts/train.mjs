@@ -80,7 +80,7 @@ async function setLatentScale() {
     const pixels = {
       dtype: 'f32',
       shape: [32, ...shape.slice(1)],
-      data: data.subarray(i * size, (i + 32) * size),
+      data: data.subarray(i * size, (i + 32) * size).map((v) => (v + 1) / 2),
     };
     for (const value of (await runner.encodeImages(pixels)).data) {
       sum += value;

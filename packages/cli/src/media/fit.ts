@@ -36,12 +36,11 @@ export async function fitFrames(
   return values;
 }
 
-/** A model's pixels, [N · F, 3, H, W] in about [-1, 1], as N columns of F frames. */
+/** Pictures [N · F, 3, H, W] in about [0, 1] as N columns of F frames. */
 export function columnsOf({ data, shape: [, , H, W] }: F32Array, count: number): Frame[][] {
   const size = data.length / count;
-  const unit = data.map((value) => (value + 1) / 2);
   return Array.from({ length: count }, (_, i) =>
-    toFrames(unit.subarray(i * size, (i + 1) * size), W, H),
+    toFrames(data.subarray(i * size, (i + 1) * size), W, H),
   );
 }
 

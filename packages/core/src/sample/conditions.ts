@@ -160,8 +160,7 @@ export class Conditions {
     if (one.route === 'first_frame') return given.firstFrame ?? missing(one);
     const { factor } = this.#runner.latents;
     const [H, W] = [given.dims.H * factor, given.dims.W * factor];
-    const picture = await this.#picture(one, given, H, W);
-    return this.#runner.encodeImages({ ...picture, data: picture.data.map((v) => 2 * v - 1) });
+    return this.#runner.encodeImages(await this.#picture(one, given, H, W));
   }
 
   async #image(one: Fed, given: Given): Promise<F32Array> {
@@ -188,8 +187,8 @@ export class Conditions {
   }
 
   async #decoded(latents: F32Array): Promise<F32Array> {
-    const pixels = await this.#runner.decodeLatents(latents);
-    return { ...pixels, data: pixels.data.map((v) => Math.min(1, Math.max(0, (v + 1) / 2))) };
+    const picture = await this.#runner.decodeLatents(latents);
+    return { ...picture, data: picture.data.map((v) => Math.min(1, Math.max(0, v))) };
   }
 }
 

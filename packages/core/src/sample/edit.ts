@@ -126,8 +126,7 @@ async function* decoded(runner: ModelRunner, latents: F32Array): AsyncGenerator<
   if (latents.shape[0] === 0) return;
   const { data, shape } = await runner.decodeLatents(latents);
   const frame = data.length / shape[0];
-  for (let at = 0; at < data.length; at += frame)
-    yield data.subarray(at, at + frame).map((value) => (value + 1) / 2);
+  for (let at = 0; at < data.length; at += frame) yield data.slice(at, at + frame);
 }
 
 /** One stack with its prompts encoded. */

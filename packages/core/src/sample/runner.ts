@@ -73,21 +73,22 @@ export class ModelRunner {
     };
   }
 
-  /** pixels [N, 3, H, W] in [-1, 1] → the diffusion model's latents. */
-  async encodeImages(pixels: F32Array): Promise<F32Array> {
-    const [B, , H, W] = pixels.shape;
+  /** Pictures [N, 3, H, W] in [0, 1] → the diffusion model's latents. An autoencoder's own pixels are in [-1, 1]. */
+  async encodeImages(pictures: F32Array): Promise<F32Array> {
+    const [B, , H, W] = pictures.shape;
+    const pixels = affine(pictures, 2, -1);
     const out = await this.run({ net: 'vae_encoder', dims: { B, F: 1, H, W } }, { pixels });
     const { scale, shift } = this.latents;
     return affine(out.latents as F32Array, scale, -shift * scale);
   }
 
-  /** The diffusion model's latents → pixels [N, 3, H, W] in about [-1, 1]. */
+  /** The diffusion model's latents → pictures [N, 3, H, W] in about [0, 1]. */
   async decodeLatents(latents: F32Array): Promise<F32Array> {
     const [B, , H, W] = latents.shape;
     const { scale, shift } = this.latents;
     const raw = affine(latents, 1 / scale, shift);
     const out = await this.run({ net: 'vae_decoder', dims: { B, F: 1, H, W } }, { latents: raw });
-    return out.pixels as F32Array;
+    return affine(out.pixels as F32Array, 0.5, 0.5);
   }
 
   /** How latents and pixels relate; an error where the model has no autoencoder. */

@@ -22,7 +22,7 @@ export interface RunOptions extends RunRequest<StepReport> {
   readonly runtime: Runtime;
   /** Paths in the recipe are relative to this folder. */
   readonly folder: string;
-  /** Takes what the recipe's `samples` asked for after a step: rows [B·F, 3, H, W] in about [-1, 1]. */
+  /** Takes what the recipe's `samples` asked for after a step: pictures [B·F, 3, H, W] in about [0, 1]. */
   readonly onSamples?: (
     step: number,
     pixels: F32Array,

@@ -124,9 +124,9 @@ function blind(
       const request = requestFor(trial, seed, sampling, ddimPlan(schedule, steps));
       const models = { stack: edit, stills: edit };
       const { value: first } = await editFrames(models, [still.data], request).next();
-      const begin = await video.encodeImages(signed(rounded({ ...still, data: first! })));
+      const begin = await video.encodeImages(rounded({ ...still, data: first! }));
       const { states } = await video.encodeText([trial.edit.motionCaption, '']);
-      const source = await video.encodeImages(signed(framesOf(trial.source)));
+      const source = await video.encodeImages(framesOf(trial.source));
       const noise = Rng.of(noiseSeed(seed, trial.id)).fork('blind').normals(source.shape);
       const times = schedule
         .timesteps(steps, 'trailing')
@@ -150,8 +150,7 @@ function blind(
           data: source.data.map((value, i) => alpha * value + sigma * noise.data[i]),
         },
       });
-      const pixels = await video.decodeLatents(latents);
-      return rounded({ ...pixels, data: pixels.data.map((value) => (value + 1) / 2) });
+      return rounded(await video.decodeLatents(latents));
     },
     release: () => video.release(),
   };
@@ -166,11 +165,6 @@ function scheduleOf({ model }: ModelRunner): NoiseSchedule {
   if (model.schedule) return model.schedule;
   throw new AttuneError('NO_SCHEDULE', 'The model has no scheduler_config.json.');
 }
-
-const signed = (frames: F32Array): F32Array => ({
-  ...frames,
-  data: frames.data.map((value) => 2 * value - 1),
-});
 
 const rounded = (frames: F32Array): F32Array => ({
   ...frames,
