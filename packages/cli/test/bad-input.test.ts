@@ -16,7 +16,9 @@ import { join, resolve } from 'node:path';
 
 import { f32, openSafetensors, writeSafetensors } from '@attune/engine';
 import sharp from 'sharp';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test, vi } from 'vitest';
+
+import { main } from '../src/main.ts';
 
 const fixtures = resolve('test/parity/fixtures');
 const backbone = `${fixtures}/unet/pocket`;
@@ -291,6 +293,41 @@ describe('pictures and clips', () => {
     refused(editing(at('picture.png'), 'picture.png'), 2, /input/);
     expect(readFileSync(at('picture.png')).equals(bytes)).toBe(true);
   });
+});
+
+test.each([
+  ['--threads', '0', /give a whole number of at least 1/],
+  ['--threads', '-1', /give a whole number of at least 1/],
+  ['--threads', '1.5', /give a whole number of at least 1/],
+  ['--device', 'foo', /Allowed choices are cpu, cuda/],
+])('every command that runs a model refuses %s %s', async (option, value, message) => {
+  const said = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+  try {
+    for (const args of [
+      ['compose', 'nothing'],
+      ['demo'],
+      ['distill', 'nothing.yaml'],
+      ['edit', 'nothing.png', '-o', 'out.png'],
+      ['eval', 'nothing'],
+      ['export', 'nothing', '-o', 'out'],
+      ['generate', 'a cat', '-o', 'out.png'],
+      ['probe', 'nothing', '--inputs', 'in.safetensors', '--out', 'out.safetensors'],
+      ['report', 'nothing'],
+      ['train', 'nothing.yaml'],
+    ]) {
+      said.mockClear();
+      const status = await main([...args, option, value]);
+      const stderr = said.mock.calls.map(([text]) => String(text)).join('');
+      refused({ status, stdout: '', stderr }, 2, message);
+    }
+  } finally {
+    said.mockRestore();
+  }
+});
+
+test('more threads than there can be', () => {
+  const message = /9999 threads; give 1 to 1024/;
+  refused(attune('report', 'pocket/plain', '--threads', '9999'), 2, message);
 });
 
 // Stacks, models and the suite named here are missing: what is said of the place was said before anything was opened.

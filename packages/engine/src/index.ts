@@ -108,7 +108,14 @@ export {
   type Sweep,
   type Tape,
 } from './runtime/sweep.ts';
-export type { Device, Profile, Runtime, RuntimeOptions, Session } from './runtime/runtime.ts';
+export {
+  type Device,
+  devices,
+  type Profile,
+  type Runtime,
+  type RuntimeOptions,
+  type Session,
+} from './runtime/runtime.ts';
 export { OrtRuntime } from './runtime/session.ts';
 export { cacheFolder } from './weights/cache.ts';
 export { hashOf, stateOf } from './weights/file.ts';

@@ -1,6 +1,6 @@
 /** Arguments that several commands share. */
 
-import type { Device, RuntimeOptions } from '@attune/engine';
+import { type Device, devices, type RuntimeOptions } from '@attune/engine';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 
 export const number = (text: string): number => {
@@ -51,8 +51,6 @@ export const withLock = (command: Command): Command =>
   command
     .option('--frozen', 'refuse a stack or recipe that is not what its lock file says')
     .option('--verify', 'the same, with every file read and hashed again');
-
-export const devices: readonly Device[] = ['cpu', 'cuda', 'webgpu', 'dml', 'coreml'];
 
 /** Gathers an option that may be repeated. */
 export const collect = (text: string, before: readonly string[]): readonly string[] => [

@@ -11,6 +11,7 @@ import {
   add,
   AttuneError,
   type Device,
+  devices,
   f32,
   input,
   OrtRuntime,
@@ -22,7 +23,6 @@ import { Command, Option } from 'commander';
 import { videoTools } from '../media/peers.ts';
 import { openSession } from '../session.ts';
 import { printable } from '../terminal.ts';
-import { devices } from './arguments.ts';
 
 /** Something that may or may not be there. */
 interface Presence {

@@ -4,7 +4,7 @@ import { parse } from 'node:path';
 
 import type * as ort from 'onnxruntime-node';
 
-import { AttuneError } from '../errors.ts';
+import { AttuneError, badArgument } from '../errors.ts';
 import type { DType, NDArray } from './array.ts';
 
 /**
@@ -13,8 +13,12 @@ import type { DType, NDArray } from './array.ts';
  */
 export type Profile = 'mapped' | 'prepacked';
 
-/** What ONNX Runtime computes on: the name of its execution provider. */
-export type Device = 'cpu' | 'cuda' | 'webgpu' | 'dml' | 'coreml';
+/** What ONNX Runtime computes on: the names of its execution providers. */
+export const devices = ['cpu', 'cuda', 'webgpu', 'dml', 'coreml'] as const;
+export type Device = (typeof devices)[number];
+
+/** More threads than any machine has: to make them all would fail half-way. */
+const MOST_THREADS = 1024;
 
 /** A loaded model. */
 export interface Session {
@@ -52,7 +56,7 @@ export interface Runtime {
 export interface RuntimeOptions {
   /** Default: each program's as the size of its weights says. */
   readonly profile?: Profile;
-  /** Threads inside an op. Default: as ONNX Runtime chooses. */
+  /** Threads inside an op, 1 to 1024. Default: as ONNX Runtime chooses. */
   readonly threads?: number;
   /** Default `cpu`. */
   readonly device?: Device;
@@ -71,6 +75,15 @@ export const ortTypes: Readonly<Partial<Record<DType, ort.Tensor.Type>>> = {
 export const dtypes = Object.fromEntries(
   Object.entries(ortTypes).map(([dtype, type]) => [type, dtype]),
 ) as Readonly<Record<string, DType>>;
+
+/** Throws BAD_ARGUMENT for threads or a device that there cannot be. */
+export function checkOptions({ threads, device = 'cpu' }: RuntimeOptions): void {
+  const whole = threads === undefined || (Number.isInteger(threads) && threads >= 1);
+  if (!whole || (threads ?? 1) > MOST_THREADS)
+    throw badArgument('runtime', `${threads} threads`, `give 1 to ${MOST_THREADS}`);
+  if (!devices.includes(device))
+    throw badArgument('runtime', `the device "${device}"`, `there are ${devices.join(', ')}`);
+}
 
 /** ONNX Runtime's options for a session of this model. */
 export function sessionOptions(

@@ -7,6 +7,7 @@ import type * as ort from 'onnxruntime-node';
 import { AttuneError } from '../errors.ts';
 import type { NDArray, TypedArray } from './array.ts';
 import {
+  checkOptions,
   type Device,
   dtypes,
   ortTypes,
@@ -27,9 +28,12 @@ export class OrtRuntime implements Runtime {
   readonly #intra: number | undefined;
   readonly #alive = new Set<OrtSession>();
 
-  constructor({ profile, threads, device = 'cpu' }: RuntimeOptions = {}) {
+  /** @throws BAD_ARGUMENT for threads or a device that there cannot be */
+  constructor(options: RuntimeOptions = {}) {
+    checkOptions(options);
+    const { profile, threads, device = 'cpu' } = options;
     this.profile = profile;
-    this.threads = threads || availableParallelism();
+    this.threads = threads ?? availableParallelism();
     this.#intra = threads;
     this.device = device;
   }

@@ -7,6 +7,7 @@ import {
   argmax,
   cast,
   concat,
+  type Device,
   emit,
   equal,
   exp,
@@ -182,6 +183,19 @@ describe('a runtime', () => {
   test('explains a model that ONNX Runtime refuses', async () => {
     await expect(runtime.load(new Uint8Array(8))).rejects.toThrow(
       expect.objectContaining({ code: 'RUNTIME' }),
+    );
+  });
+
+  test.each([
+    [{ threads: 0 }, /0 threads; give 1 to 1024/],
+    [{ threads: -1 }, /-1 threads/],
+    [{ threads: 1.5 }, /1\.5 threads/],
+    [{ threads: Number.NaN }, /NaN threads/],
+    [{ threads: 100_000 }, /100000 threads/],
+    [{ device: 'foo' as Device }, /the device "foo"; there are cpu, cuda/],
+  ])('is not made of %j', (options, message) => {
+    expect(() => new OrtRuntime(options)).toThrow(
+      expect.objectContaining({ code: 'BAD_ARGUMENT', message: expect.stringMatching(message) }),
     );
   });
 
