@@ -8,7 +8,6 @@ import {
   compose,
   findPlugins,
   fromLdm,
-  HashBook,
   inventory,
   ldmLayers,
   loadModel,
@@ -24,7 +23,7 @@ import {
   unet,
   UNetConfig,
 } from '@attune/core';
-import { f32, type NDArray, Rng, toF32, Weights, writeSafetensors } from '@attune/engine';
+import { f32, HashBook, type NDArray, Rng, toF32, Weights, writeSafetensors } from '@attune/engine';
 import { expect, test } from 'vitest';
 
 import { inspect } from '../packages/cli/src/inspect/verdict.ts';

@@ -8,7 +8,6 @@ import {
   compile,
   compose,
   findPlugins,
-  HashBook,
   interference,
   lockOf,
   materialize,
@@ -23,7 +22,7 @@ import {
   standingFeeds,
 } from '@attune/core';
 import { randomised, tinyModel } from '@attune/core/testing';
-import { f32, type F32Array, OrtRuntime, Rng } from '@attune/engine';
+import { f32, type F32Array, HashBook, OrtRuntime, Rng } from '@attune/engine';
 import { afterAll, describe, expect, test } from 'vitest';
 
 const composed = resolve('test/parity/fixtures/compose/pocket');

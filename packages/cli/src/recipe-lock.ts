@@ -1,7 +1,6 @@
 /** Locks of the stacks that a recipe opens. */
 
 import {
-  HashBook,
   lockFileOf,
   lockOf,
   type PluginLoader,
@@ -11,7 +10,7 @@ import {
   type StackFile,
   type StackLock,
 } from '@attune/core';
-import { AttuneError } from '@attune/engine';
+import { AttuneError, HashBook } from '@attune/engine';
 
 import { checkPlace, writeWhole } from './output.ts';
 import { stackMedia } from './stack-media.ts';

@@ -7,7 +7,6 @@ import {
   type Adapter,
   entryName,
   type FoundPlugin,
-  HashBook,
   isHubReference,
   lockOf,
   parseYaml,
@@ -17,7 +16,7 @@ import {
   refuseDrift,
   StackFile,
 } from '@attune/core';
-import { AttuneError, readText, type RuntimeOptions } from '@attune/engine';
+import { AttuneError, HashBook, readText, type RuntimeOptions } from '@attune/engine';
 
 import { type CommandSession, openSession } from './session.ts';
 import { stackMedia } from './stack-media.ts';

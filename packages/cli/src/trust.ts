@@ -5,7 +5,6 @@ import {
   currentProof,
   findingText,
   fingerprint,
-  HashBook,
   lockDiff,
   lockOf,
   prove,
@@ -15,7 +14,7 @@ import {
   type StackLock,
   type StackParts,
 } from '@attune/core';
-import { AttuneError } from '@attune/engine';
+import { AttuneError, HashBook } from '@attune/engine';
 
 import { completed } from './probe/model.ts';
 import type { CommandSession } from './session.ts';

@@ -137,7 +137,6 @@ export {
   surveyNets,
 } from './plugins/survey.ts';
 export { type Finding, checkParts, checkStack, findingText } from './stack/check.ts';
-export { HashBook } from './stack/hashes.ts';
 export {
   type Interference,
   interference,

@@ -117,8 +117,8 @@ export {
   type Session,
 } from './runtime/runtime.ts';
 export { OrtRuntime } from './runtime/session.ts';
-export { cacheFolder } from './weights/cache.ts';
-export { hashOf, stateOf } from './weights/file.ts';
+export { hashOf } from './weights/file.ts';
+export { type FileHash, HashBook } from './weights/hashes.ts';
 export { parseJson, readText } from './weights/json.ts';
 export { type WeightEntry, Weights } from './weights/store.ts';
 export { reshaped, rows } from './weights/view.ts';

@@ -3,7 +3,8 @@
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 
-import { HashBook, type Model, pulled, type StackEntry } from '@attune/core';
+import { type Model, pulled, type StackEntry } from '@attune/core';
+import { HashBook } from '@attune/engine';
 
 import type { StackSession } from '../stack.ts';
 

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, realpathSync, statSync } from 'node:fs';
 import { basename, isAbsolute, join, relative } from 'node:path';
 
-import { AttuneError, type Weights } from '@attune/engine';
+import { AttuneError, type FileHash, type HashBook, type Weights } from '@attune/engine';
 import { z } from 'zod';
 
 import { readJson } from '../models/folder.ts';
@@ -12,7 +12,6 @@ import { companionFiles } from '../models/load.ts';
 import type { PluginLoader } from '../plugins/loader.ts';
 import { trainingPart } from '../schedule/noise.ts';
 import { cardLicense } from './declared.ts';
-import type { FileHash, HashBook } from './hashes.ts';
 import { placeOf, type StackParts } from './open.ts';
 import { checkFile, entryName, type StackFile } from './schema.ts';
 import { termsOf } from './terms.ts';

@@ -3,7 +3,6 @@
  * without a matching manifest is not a checkpoint, whenever the process died.
  */
 
-import { createHash } from 'node:crypto';
 import {
   closeSync,
   existsSync,
@@ -19,7 +18,7 @@ import {
 } from 'node:fs';
 import { basename, join } from 'node:path';
 
-import { AttuneError, type NDArray, Weights, writeSafetensors } from '@attune/engine';
+import { AttuneError, hashOf, type NDArray, Weights, writeSafetensors } from '@attune/engine';
 import { z } from 'zod';
 
 const Manifest = z.strictObject({
@@ -114,10 +113,7 @@ export function pruneCheckpoints(folder: string, keep: number): void {
 }
 
 function fingerprint(file: string): { bytes: number; sha256: string } {
-  return {
-    bytes: statSync(file).size,
-    sha256: createHash('sha256').update(readFileSync(file)).digest('hex'),
-  };
+  return { bytes: statSync(file).size, sha256: hashOf(file) };
 }
 
 function writeDurably(file: string, text: string): void {

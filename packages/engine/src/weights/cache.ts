@@ -1,61 +1,32 @@
-/** The cache folder: what can be computed again. It may be deleted at any time. */
+/** Arrays that were computed, in the cache folder. */
 
 import { createHash } from 'node:crypto';
-import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { dirname, isAbsolute, join } from 'node:path';
+import { mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 
-import type { NDArray } from '../runtime/array.ts';
-import { hashOfArray, payloadHash, type Notes } from './payload.ts';
+import { bytesOf, type NDArray } from '../runtime/array.ts';
+import { HashBook } from './hashes.ts';
 import { writeSafetensors } from './safetensors.ts';
 import { type WeightEntry, Weights } from './store.ts';
 
-type Environment = Readonly<Record<string, string | undefined>>;
+/** SHA-256 of an array's bytes, in hexadecimal. */
+const hashOfArray = (array: NDArray): string =>
+  createHash('sha256').update(bytesOf(array)).digest('hex');
 
-/**
- * The folder that `ATTUNE_CACHE` names, or `attune` in the platform's cache folder (`XDG_CACHE_HOME` or
- * ~/.cache, ~/Library/Caches, %LOCALAPPDATA%). Undefined, for no cache, where `ATTUNE_CACHE` is empty or
- * the user has no home.
- */
-export function cacheFolder(
-  env: Environment = process.env,
-  platform: NodeJS.Platform = process.platform,
-): string | undefined {
-  if (env.ATTUNE_CACHE !== undefined) return env.ATTUNE_CACHE || undefined;
-  const base =
-    platform === 'win32'
-      ? env.LOCALAPPDATA
-      : platform === 'darwin'
-        ? inHome(['Library', 'Caches'])
-        : env.XDG_CACHE_HOME && isAbsolute(env.XDG_CACHE_HOME)
-          ? env.XDG_CACHE_HOME
-          : inHome(['.cache']);
-  return base && join(base, 'attune');
-}
-
-function inHome(path: readonly string[]): string | undefined {
-  try {
-    return join(homedir(), ...path);
-  } catch {
-    return undefined;
-  }
-}
-
-/**
- * Arrays by key, one file each, and notes of what was hashed. A folder that cannot be written still gives what
- * it holds; no fault of it is thrown.
- */
-export class Cache implements Notes {
+/** Arrays by key, one file each. A folder that cannot be written still gives what it holds; no fault of it is thrown. */
+export class Cache {
   readonly folder: string;
+  readonly #hashes: HashBook;
   #writable = true;
 
   constructor(folder: string) {
     this.folder = folder;
+    this.#hashes = new HashBook({ folder });
   }
 
   /** False once a write was refused: it is not tried again. */
   get writable(): boolean {
-    return this.#writable;
+    return this.#writable && this.#hashes.writable;
   }
 
   /** The array of a key in its file; undefined where it is not there, or not what was written. */
@@ -63,7 +34,8 @@ export class Cache implements Notes {
     try {
       const weights = Weights.fromFile(this.#fileOf(key));
       const entry = weights.entry('value');
-      const sound = weights.metadata.key === key && weights.metadata.sha256 === this.hash(entry);
+      const sound =
+        weights.metadata.key === key && weights.metadata.sha256 === this.#hash(entry, true);
       return sound ? entry : undefined;
     } catch {
       return undefined;
@@ -72,7 +44,7 @@ export class Cache implements Notes {
 
   /** Writes an array aside and moves it to its place. Undefined where the folder refuses. */
   write(key: string, value: NDArray): WeightEntry | undefined {
-    if (!this.#writable) return undefined;
+    if (!this.writable) return undefined;
     let staging: string | undefined;
     try {
       const file = this.#fileOf(key);
@@ -91,35 +63,24 @@ export class Cache implements Notes {
     return this.read(key);
   }
 
-  /** As `payloadHash`. */
+  /**
+   * SHA-256 of a weight's bytes as they are stored, in hexadecimal; of one in a file it is remembered. Undefined
+   * where it is not and cannot be: then no file is read for it at every start. Throws as reading the weight does.
+   */
   hash(entry: WeightEntry): string | undefined {
-    return payloadHash(entry, this);
+    return this.#hash(entry, false);
   }
 
-  find(about: string): string | undefined {
-    try {
-      return readFileSync(this.#noteOf(about), 'latin1');
-    } catch {
-      return undefined;
-    }
-  }
-
-  keep(about: string, hash: string): void {
-    try {
-      const file = this.#noteOf(about);
-      mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-      writeFileSync(file, hash);
-    } catch {
-      this.#writable = false;
-    }
+  #hash(entry: WeightEntry, settled: boolean): string | undefined {
+    if (!entry.source) return hashOfArray(entry.load());
+    const { file, ...part } = entry.source;
+    return (
+      this.#hashes.find(file, part) ??
+      (this.writable ? this.#hashes.of(file, part, { settled }).sha256 : undefined)
+    );
   }
 
   #fileOf(key: string): string {
     return join(this.folder, 'values', key.slice(0, 2), `${key}.safetensors`);
-  }
-
-  #noteOf(about: string): string {
-    const name = createHash('sha256').update(about).digest('hex');
-    return join(this.folder, 'hashes', name.slice(0, 2), name);
   }
 }
