@@ -25,7 +25,6 @@ import { afterAll, describe, expect, test } from 'vitest';
 import { fixedValues } from '../../src/graph/fixed.ts';
 import {
   add,
-  cacheFolder,
   constant,
   conv2d,
   exp,
@@ -58,6 +57,7 @@ import {
   Weights,
   writeSafetensors,
 } from '../../src/index.ts';
+import { cacheFolder } from '../../src/weights/cache-folder.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'attune-fixed-'));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
