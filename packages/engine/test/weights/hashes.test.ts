@@ -61,7 +61,7 @@ test('a file that changes under its old time and size is read again', () => {
     expect(notesIn(folder)).toEqual([]);
   }
   // Of one that is only ever replaced, the hash is kept at once.
-  book.of(path, undefined, { settled: true });
+  new HashBook({ folder }).of(path, undefined, { settled: true });
   expect(new HashBook({ folder }).find(path)).toBe(truth('six'));
 });
 
