@@ -181,7 +181,9 @@ async function editAction(input: string, options: Options): Promise<void> {
     const samplerId = options.sampler ?? sampling.sampler;
     const sampler = await openSampler(samplerId, loader);
     const request = requestOf(model, sampling, sampler, { ...options, said });
-    const written = await writeMedia(out, editedFrames(models, source, request, options), {
+    const label = request.instruction || Object.values(instructions.own).join(', ');
+    const frames = editedFrames(models, source, request, { ...options, label });
+    const written = await writeMedia(out, frames, {
       inputs: [input],
       metadata: madeWith(settingsOf(request, samplerId, told, options), options.stack, session),
       ...(fps === undefined || source.kind === 'image' ? {} : { fps }),
@@ -238,7 +240,7 @@ async function* editedFrames(
   models: EditModels,
   source: MediaSource,
   request: EditRequest,
-  { maxFrames = Infinity, compare = false }: Options,
+  { maxFrames = Infinity, compare = false, label }: Options & { readonly label: string },
 ): AsyncGenerator<Frame> {
   const [height, width] = request.size;
   const waiting: Frame[] = [];
@@ -256,7 +258,7 @@ async function* editedFrames(
     const before = waiting.shift()!;
     const [after] = toFrames(edited, width, height, before.delay);
     progress(`frame ${++done}${source.frameCount ? `/${source.frameCount}` : ''}`);
-    if (compare) yield* sideBySide([[before], [after]], ['input', request.instruction]);
+    if (compare) yield* sideBySide([[before], [after]], ['input', label]);
     else yield after;
   }
 }
