@@ -106,14 +106,14 @@ async function exchanged(from: string, to: string, aside: string): Promise<void>
 
 /** Writes small text files whole or not at all; without `force` one that came meanwhile is kept, and nothing is written. */
 export function writeWhole(files: readonly { path: string; text: string; force: boolean }[]): void {
-  const staged = files.map((file) => ({ ...file, temporary: `${file.path}.${process.pid}.tmp` }));
+  const written = files.map((file) => ({ ...file, temporary: `${file.path}.${process.pid}.tmp` }));
   let at = files[0].path;
   try {
-    for (const { path, temporary, text } of staged) {
+    for (const { path, temporary, text } of written) {
       at = path;
       writeFileSync(temporary, text);
     }
-    for (const { path, temporary, force } of staged) {
+    for (const { path, temporary, force } of written) {
       at = path;
       if (force) renameSync(temporary, path);
       else linkSync(temporary, path);
@@ -121,6 +121,6 @@ export function writeWhole(files: readonly { path: string; text: string; force: 
   } catch (error) {
     throw writeFailed(at, error);
   } finally {
-    for (const { temporary } of staged) rmSync(temporary, { force: true });
+    for (const { temporary } of written) rmSync(temporary, { force: true });
   }
 }

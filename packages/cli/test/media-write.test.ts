@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, test } from 'vitest';
 
-import { checkOutput, loadPeers, readNotes, writeMedia } from '../src/media/index.ts';
+import { loadPeers, readNotes, writeMedia } from '../src/media/index.ts';
 import { assertWritable } from '../src/media/stage.ts';
 import { staged } from '../src/output.ts';
 import { failure, scene, scratch } from './media-scenes.ts';

@@ -2,6 +2,7 @@
 // node packages/pocket/scripts/candidate.mjs RUN STEP OUT_FOLDER
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 
 import {
   exportTrained,
@@ -18,7 +19,7 @@ import { DistillRecipe } from '@attune/fdd';
 const pocket = join(import.meta.dirname, '..');
 
 /** Writes the candidate of a step into a folder, as `attune distill` writes the one that it keeps. */
-async function writeCandidate(run, step, out) {
+export async function writeCandidate(run, step, out) {
   const recipe = parseYaml(DistillRecipe, readFileSync(join(run, 'recipe.yaml'), 'utf8'), run);
   const loader = new PluginLoader(findPlugins(join(pocket, '..', 'cli')));
   const { stack } = recipe.distill.student;
@@ -34,4 +35,5 @@ async function writeCandidate(run, step, out) {
   exportTrained(student, params, out, { metadata: { 'attune.kept_step': step } });
 }
 
-await writeCandidate(...process.argv.slice(2));
+if (import.meta.url === pathToFileURL(process.argv[1]).href)
+  await writeCandidate(...process.argv.slice(2));

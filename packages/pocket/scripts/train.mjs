@@ -9,6 +9,7 @@ import { loadModel, ModelRunner } from '@attune/core';
 import { OrtRuntime, Rng } from '@attune/engine';
 import { images } from '@attune/pocket';
 
+import { writeCandidate } from './candidate.mjs';
 import { enlarge } from './enlarge.mjs';
 import { keepReplay } from './replay.mjs';
 import { wakeWords } from './wake-words.mjs';
@@ -27,6 +28,15 @@ function adapter(from, name) {
 /** Keeps one folder of a run's results beside the stage's log, for a later stage to start from. */
 function ownFolder(stage, name) {
   return (best) => cpSync(join(best, name), join(pocket, 'stages', stage, name), whole);
+}
+
+/** Takes the candidate of a step where the run would have kept another. */
+function candidate(stage, step, to) {
+  return async () => {
+    const run = join(root, 'runs', stage);
+    await writeCandidate(run, step, join(run, 'chosen'));
+    to(join(run, 'chosen'));
+  };
 }
 
 /** In order: each may need the ones before it. `to` takes what the run's `best` folder holds. */
@@ -60,7 +70,13 @@ const stages = [
   {
     name: 'align-5',
     command: 'distill',
-    to: adapter('align.safetensors', 'align.safetensors'),
+    to: ownFolder('align-5', 'align.safetensors'),
+  },
+  // Its last candidate was taken, on more validation clips than the run judges by; README.md says why.
+  {
+    name: 'align-6',
+    command: 'distill',
+    to: candidate('align-6', '99', adapter('align.safetensors', 'align.safetensors')),
     after: ({ run, stage }) => keepReplay(run, stage),
   },
 ];
@@ -126,7 +142,7 @@ async function runStage({ name, command = 'train', before, after, to = intoModel
   for (const file of ['log.jsonl', 'recipe.yaml']) cpSync(join(run, file), join(stage, file));
   for (const file of ['keep-best.md', 'keep-best.json'])
     if (existsSync(join(run, 'best', file))) cpSync(join(run, 'best', file), join(stage, file));
-  to(join(run, 'best'));
+  await to(join(run, 'best'));
   await after?.({ run, stage });
   lockStacks(bin);
 }
