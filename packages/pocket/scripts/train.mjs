@@ -30,15 +30,6 @@ function ownFolder(stage, name) {
   return (best) => cpSync(join(best, name), join(pocket, 'stages', stage, name), whole);
 }
 
-/** Takes the candidate of a step where the run would have kept another. */
-function candidate(stage, step, to) {
-  return async () => {
-    const run = join(root, 'runs', stage);
-    await writeCandidate(run, step, join(run, 'chosen'));
-    to(join(run, 'chosen'));
-  };
-}
-
 /** In order: each may need the ones before it. `to` takes what the run's `best` folder holds. */
 const stages = [
   { name: 'vae-1', to: ownFolder('vae-1', '') },
@@ -72,11 +63,12 @@ const stages = [
     command: 'distill',
     to: ownFolder('align-5', 'align.safetensors'),
   },
-  // Its last candidate was taken, on more validation clips than the run judges by; README.md says why.
+  // Its last candidate is better on more validation clips than the run judges by; README.md says how much.
   {
     name: 'align-6',
     command: 'distill',
-    to: candidate('align-6', '99', adapter('align.safetensors', 'align.safetensors')),
+    candidate: '99',
+    to: adapter('align.safetensors', 'align.safetensors'),
     after: ({ run, stage }) => keepReplay(run, stage),
   },
 ];
@@ -128,7 +120,7 @@ function intoModels(best) {
   cpSync(best, models, whole);
 }
 
-async function runStage({ name, command = 'train', before, after, to = intoModels }) {
+async function runStage({ name, command = 'train', candidate, before, after, to = intoModels }) {
   const run = join(root, 'runs', name);
   const recipe = join(pocket, 'recipes', `${name}.yaml`);
   const resume = existsSync(join(run, 'recipe.yaml')) ? ['--resume'] : [];
@@ -142,7 +134,8 @@ async function runStage({ name, command = 'train', before, after, to = intoModel
   for (const file of ['log.jsonl', 'recipe.yaml']) cpSync(join(run, file), join(stage, file));
   for (const file of ['keep-best.md', 'keep-best.json'])
     if (existsSync(join(run, 'best', file))) cpSync(join(run, 'best', file), join(stage, file));
-  await to(join(run, 'best'));
+  if (candidate) await writeCandidate(run, candidate, join(run, 'candidate'));
+  to(join(run, candidate ? 'candidate' : 'best'));
   await after?.({ run, stage });
   lockStacks(bin);
 }
