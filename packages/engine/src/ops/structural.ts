@@ -305,6 +305,7 @@ const flipKernelOp = defineOp('flipKernel', {
     ]);
   },
   vjp: (dy) => [flipKernel(dy)],
+  cheap: true,
 });
 
 /** A convolution kernel [O, I, h, w] with channels swapped and taps reversed: the kernel of the adjoint. */
