@@ -27,7 +27,7 @@ import { f32, HashBook, type NDArray, Rng, toF32, Weights, writeSafetensors } fr
 import { expect, test } from 'vitest';
 
 import { inspect } from '../packages/cli/src/inspect/verdict.ts';
-import { places } from './properties/original-names.ts';
+import { original, originalControl, originalMotion, places } from './properties/original-names.ts';
 
 const fixtures = resolve('test/parity/fixtures/checkpoints');
 const folder = mkdtempSync(join(tmpdir(), 'checkpoints-'));
@@ -61,11 +61,10 @@ test('60 random UNets: every name there and back, as the original code counts', 
     const names = [...inventory(bare, nominalDims).params.keys()].map((name) =>
       name.slice('unet.'.length),
     );
-    const known = [...places(attends, layers)].toSorted(([a], [b]) => b.length - a.length);
+    const known = places(attends, layers);
     const layout = { layers, attends: (up: number) => attends.toReversed()[up] };
     const others = names.map((name) => {
-      const [own, place] = known.find(([one]) => name.startsWith(`${one}.`))!;
-      const want = place + name.slice(own.length);
+      const want = original(name, known)!;
       expect({ name, ldm: toLdm(name, layout) }).toEqual({ name, ldm: want });
       return want;
     });
@@ -225,24 +224,13 @@ test('12 random ControlNets in the original layout, bare, wrapped and inside a c
       conditioning_embedding_out_channels: hints,
     };
     const { values, reopened } = await adapterOn('edit', width, options);
-    const known = [...places([true, false], 2)].toSorted(([a], [b]) => b.length - a.length);
-    const last = 2 * (hints.length - 1) + 1;
-    const original = (name: string): string => {
-      const [own, place] = known.find(([one]) => name.startsWith(`${one}.`)) ?? [];
-      if (own !== undefined) return place + name.slice(own.length);
-      return name
-        .replace('controlnet_cond_embedding.conv_in', 'input_hint_block.0')
-        .replace('controlnet_cond_embedding.conv_out', `input_hint_block.${2 * last}`)
-        .replace(
-          /controlnet_cond_embedding\.blocks\.(\d+)/,
-          (_, i: string) => `input_hint_block.${2 * (Number(i) + 1)}`,
-        )
-        .replace(/controlnet_down_blocks\.(\d+)/, 'zero_convs.$1.0')
-        .replace('controlnet_mid_block', 'middle_block_out.0');
-    };
+    const known = places([true, false], 2);
     const prefix = k % 3 === 0 ? '' : 'control_model.';
     const tensors = Object.fromEntries(
-      [...values].map(([name, value]) => [prefix + original(name), value]),
+      [...values].map(([name, value]) => [
+        prefix + originalControl(name, known, 2 * (hints.length - 1)),
+        value,
+      ]),
     );
     if (k % 3 === 2) tensors['model.diffusion_model.out.0.weight'] = f32([1], [1]);
     const path = join(folder, `control-${k}.safetensors`);
@@ -269,13 +257,7 @@ test('12 random motion modules as AnimateDiff names them, some of a wrapped mode
     const { values, reopened } = await adapterOn('video', width, options);
     const tensors = Object.fromEntries(
       [...values].flatMap(([name, value]) => {
-        const original = name
-          .replace(/(motion_modules\.\d+)\./, '$1.temporal_transformer.')
-          .replace('.attn1.', '.attention_blocks.0.')
-          .replace('.attn2.', '.attention_blocks.1.')
-          .replace('.norm3.', '.ff_norm.')
-          .replace(/\.norm([12])\./, (_, i: string) => `.norms.${Number(i) - 1}.`)
-          .replace('.pos_embed.pe', '.attention_blocks.0.pos_encoder.pe');
+        const original = originalMotion(name);
         const prefix = k % 2 ? 'module.' : '';
         const second = original.replace(
           '.attention_blocks.0.pos_encoder',

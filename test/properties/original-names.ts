@@ -52,3 +52,58 @@ export function places(attends: readonly boolean[], layers: number): Map<string,
     }
   return found;
 }
+
+/** The name of a weight of a UNet or of its encoder there. */
+export function original(name: string, known: ReadonlyMap<string, string>): string | undefined {
+  const found = [...known]
+    .toSorted(([a], [b]) => b.length - a.length)
+    .find(([own]) => name === own || name.startsWith(`${own}.`));
+  return found && found[1] + name.slice(found[0].length);
+}
+
+/**
+ * The name of a ControlNet's weight there.
+ *
+ * @param blocks number of the hint encoder's blocks
+ */
+export const originalControl = (
+  name: string,
+  known: ReadonlyMap<string, string>,
+  blocks: number,
+): string =>
+  original(name, known) ??
+  name
+    .replace('controlnet_cond_embedding.conv_in', 'input_hint_block.0')
+    .replace('controlnet_cond_embedding.conv_out', `input_hint_block.${2 * (blocks + 1)}`)
+    .replace(
+      /controlnet_cond_embedding\.blocks\.(\d+)/,
+      (_, i: string) => `input_hint_block.${2 * (Number(i) + 1)}`,
+    )
+    .replace(/controlnet_down_blocks\.(\d+)/, 'zero_convs.$1.0')
+    .replace('controlnet_mid_block', 'middle_block_out.0');
+
+/** The name of a motion module's weight there; of a position table, the first attention's. */
+export const originalMotion = (name: string): string =>
+  name
+    .replace(/(motion_modules\.\d+)\./, '$1.temporal_transformer.')
+    .replace('.attn1.', '.attention_blocks.0.')
+    .replace('.attn2.', '.attention_blocks.1.')
+    .replace('.norm3.', '.ff_norm.')
+    .replace(/\.norm([12])\./, (_, i: string) => `.norms.${Number(i) - 1}.`)
+    .replace('.pos_embed.pe', '.attention_blocks.0.pos_encoder.pe');
+
+/** The name of an autoencoder's weight there: the decoder's levels are counted from the other end. */
+export const originalVae = (name: string, levels: number): string =>
+  name
+    .replace(/up_blocks\.(\d+)\./, (_, i: string) => `up.${levels - 1 - Number(i)}.`)
+    .replace(/down_blocks\.(\d+)\./, 'down.$1.')
+    .replace('mid_block.resnets.0', 'mid.block_1')
+    .replace('mid_block.resnets.1', 'mid.block_2')
+    .replace('mid_block.attentions.0.group_norm', 'mid.attn_1.norm')
+    .replace(/mid_block\.attentions\.0\.to_([qkv])\./, 'mid.attn_1.$1.')
+    .replace('mid_block.attentions.0.to_out.0', 'mid.attn_1.proj_out')
+    .replace('.resnets.', '.block.')
+    .replace('.downsamplers.0.', '.downsample.')
+    .replace('.upsamplers.0.', '.upsample.')
+    .replace('conv_shortcut', 'nin_shortcut')
+    .replace('conv_norm_out', 'norm_out');
