@@ -127,9 +127,9 @@ export function writeWeights(
 ): void {
   for (const [part, [, file]] of Object.entries(parts)) {
     const own = Object.entries(weights).flatMap(([key, array]) =>
-      key.startsWith(`${part}.`) ? [[rename(key.slice(part.length + 1)), array]] : [],
+      key.startsWith(`${part}.`) ? [[rename(key.slice(part.length + 1)), array] as const] : [],
     );
-    if (own.length) writeSafetensors(join(path, part, file), Object.fromEntries(own) as Tensors);
+    if (own.length) writeSafetensors(join(path, part, file), Object.fromEntries(own));
   }
 }
 

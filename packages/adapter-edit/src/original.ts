@@ -103,9 +103,10 @@ const inEncoder = /^(conv_in|time_embedding|down_blocks|mid_block)\./;
  */
 export function completed({ form, weights }: Original, base: Weights): Weights {
   if (form === 'whole') return weights;
+  if (form === 'control-lora') refuseHalves(weights, base);
   const entries = new Map<string, WeightEntry>();
   for (const name of weights.names())
-    if (!/\.(up|down)$/.test(name)) entries.set(name, weights.entry(name));
+    if (form !== 'control-lora' || !half.test(name)) entries.set(name, weights.entry(name));
   for (const name of base.names()) {
     if (!inEncoder.test(name)) continue;
     const below = base.entry(name);
@@ -119,19 +120,40 @@ export function completed({ form, weights }: Original, base: Weights): Weights {
         );
     } else if (name.endsWith('.weight') && weights.has(`${stem}.up`)) {
       const [up, down] = ['up', 'down'].map((side) => weights.entry(`${stem}.${side}`));
-      entries.set(
-        name,
-        sum(below, () => product(up, down), [up.shape[0], ...down.shape.slice(1)]),
-      );
+      entries.set(name, lowRank(below, up, down));
     } else if (!own) entries.set(name, below);
   }
   return Weights.fromEntries(entries);
 }
 
+const half = /^(.+)\.(up|down)$/;
+
+/** Throws UNMATCHED_WEIGHTS for low-rank tensors without the other half, or of no weight that they could change. */
+function refuseHalves(weights: Weights, base: Weights): void {
+  const lost = [...weights.names()].filter((name) => {
+    const [, stem, side] = half.exec(name) ?? [];
+    if (stem === undefined) return false;
+    const weight = `${stem}.weight`;
+    const other = `${stem}.${side === 'up' ? 'down' : 'up'}`;
+    return (
+      !inEncoder.test(weight) || !base.has(weight) || !weights.has(other) || weights.has(weight)
+    );
+  });
+  if (lost.length)
+    throw new AttuneError(
+      'UNMATCHED_WEIGHTS',
+      `${lost.length} low-rank tensors of the ControlNet lack their other half or change no weight of the base's encoder, first ${lost[0]}.`,
+      { lost },
+    );
+}
+
+/** A linear layer and a convolution of 1 × 1 have the same weights. */
+const plain = (shape: readonly number[]): string => shape.join().replace(/(,1)+$/, '');
+
 /** base + delta, formed when it is asked for. */
 function sum(base: WeightEntry, delta: () => Float32Array, shape: readonly number[]): WeightEntry {
   const { name } = base;
-  if (sizeOf(shape) !== sizeOf(base.shape))
+  if (plain(shape) !== plain(base.shape))
     throw new AttuneError(
       'WEIGHT_SHAPE',
       `The ControlNet changes ${name} by [${shape}]; the base's is [${base.shape}]: it was made for another base.`,
@@ -142,6 +164,18 @@ function sum(base: WeightEntry, delta: () => Float32Array, shape: readonly numbe
     return { dtype: 'f32', shape: base.shape, data: a.map((value, i) => value + b[i]) } as const;
   };
   return { name, dtype: 'f32', shape: base.shape, source: undefined, load };
+}
+
+/** base + up · down, formed when it is asked for. */
+function lowRank(base: WeightEntry, up: WeightEntry, down: WeightEntry): WeightEntry {
+  const [out, rank, ...ones] = up.shape;
+  if (rank !== down.shape[0] || sizeOf(ones) !== 1)
+    throw new AttuneError(
+      'WEIGHT_SHAPE',
+      `The ControlNet changes ${base.name} by [${up.shape}] times [${down.shape}], which cannot be multiplied: is the file whole?`,
+      { name: base.name },
+    );
+  return sum(base, () => product(up, down), [out, ...down.shape.slice(1)]);
 }
 
 /** up [out, r, …] · down [r, in, …], kernels flattened. */
