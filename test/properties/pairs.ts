@@ -18,7 +18,7 @@ export interface Pair {
   readonly delta: Numbers;
 }
 
-function pairs(rng: Rng, weights: Tensors): Pair[] {
+function pairs(rng: Rng, weights: Tensors, rankOf: RankOf): Pair[] {
   const layers = Object.entries(weights).filter(
     ([name, { shape }]) => shape.length > 1 && !name.includes('embeddings'),
   );
@@ -26,7 +26,7 @@ function pairs(rng: Rng, weights: Tensors): Pair[] {
   return some.map(([name, { shape }]) => {
     const own = rng.fork(name);
     const [out, ...into] = shape;
-    const rank = 1 + own.int(3);
+    const rank = rankOf(name.replace(/\.weight$/, ''), own);
     const down = drawn(own, 'down', [rank, ...into]);
     const up = drawn(own, 'up', [out, rank, ...into.slice(1).map(() => 1)]);
     const delta = product(numbers(up), numbers(down), out, rank);
@@ -68,10 +68,13 @@ export async function actsAs(
   }
 }
 
+/** The rank of a module at an address, drawn or told. */
+type RankOf = (address: string, rng: Rng) => number;
+
 /** A UNet and a text encoder in a folder, and modules on some of their layers. */
-export async function scene(name: string, rng: Rng) {
+export async function scene(name: string, rng: Rng, rankOf: RankOf = (_, own) => 1 + own.int(3)) {
   const { attends, layers, config } = randomUNet(rng.fork('unet'));
   const parts = { unet: config, text_encoder: true } as const;
   const { path, weights } = await modelFolder(name, rng.fork('weights'), parts);
-  return { attends, layers, backbone: path, made: pairs(rng.fork('modules'), weights) };
+  return { attends, layers, backbone: path, made: pairs(rng.fork('modules'), weights, rankOf) };
 }

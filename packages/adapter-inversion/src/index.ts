@@ -1,18 +1,27 @@
 import { basename, extname } from 'node:path';
 
-import { type AdapterFile, adapterKind, definePlugin, type Detection } from '@attune/core';
+import {
+  type AdapterFile,
+  adapterKind,
+  definePlugin,
+  type Detection,
+  type Model,
+} from '@attune/core';
 import { AttuneError, reshaped, type WeightEntry, Weights } from '@attune/engine';
 import { z } from 'zod';
 
-import { PARAMETER, textualInversion } from './inversion.ts';
+import { PARAMETER, TABLE, textualInversion } from './inversion.ts';
 
 export { type InversionOptions, textualInversion } from './inversion.ts';
+
+/** Vectors that a word may have: a prompt's places but for both markers. */
+const MOST = 75;
 
 const Options = z.strictObject({
   /** The word that prompts write. Default: the file's own, or the adapter's name in angle brackets. */
   word: z.string().min(1).optional(),
   /** Vectors of a fresh one. */
-  vectors: z.int().min(1).max(75).optional(),
+  vectors: z.int().min(1).max(MOST).optional(),
 });
 
 /** Where files keep the vectors: the first programs' pickles, safetensors, or the token as the only key. */
@@ -60,6 +69,28 @@ function wordOf({ key, dialect }: Found, { metadata, path }: AdapterFile): strin
   return `<${metadata.name ?? basename(path, extname(path))}>`;
 }
 
+/**
+ * Number and width of a file's vectors; one alone may lie there without its number.
+ *
+ * @throws WEIGHT_SHAPE for what no word can have, and for vectors that are not as wide as the model's
+ */
+function vectorsOf(
+  { key, entry: { shape } }: Found,
+  { path }: AdapterFile,
+  { weights }: Model,
+): [number, number] {
+  const table = `${TABLE}.weight`;
+  const [count, width, ...rest] = shape.length === 1 ? [1, ...shape] : shape;
+  const wanted = weights.has(table) ? weights.entry(table).shape[1] : width;
+  if (!(width > 0) || width !== wanted || rest.length > 0 || count < 1 || count > MOST)
+    throw new AttuneError(
+      'WEIGHT_SHAPE',
+      `${path}: ${key} is [${shape}]; the vectors of a word are [count, ${wanted ?? 'width'}] in this model, 1 to ${MOST} of them.`,
+      { key, shape },
+    );
+  return [count, width];
+}
+
 /** The plugin: adapters of the kind `textual-inversion`. */
 export default definePlugin({
   api: 1,
@@ -69,7 +100,7 @@ export default definePlugin({
         options: Options,
         detect,
         samples: layouts.map(([, , key]) => ({ keys: [key], about: `under the key \`${key}\`` })),
-        create: ({ file, model: _, ...common }, { word, vectors }) => {
+        create: ({ file, model, ...common }, { word, vectors }) => {
           if (!file)
             return textualInversion({
               ...common,
@@ -80,13 +111,12 @@ export default definePlugin({
           if (!found)
             throw new AttuneError('NOT_INVERSION', `${file.path} is no textual inversion.`);
           const { key, entry } = found;
-          const width = entry.shape[entry.shape.length - 1];
-          const rows = entry.shape.length === 1 ? 1 : entry.shape[0];
+          const shape = vectorsOf(found, file, model);
           return textualInversion({
             ...common,
             word: word ?? wordOf(found, file),
-            vectors: rows,
-            weights: Weights.fromEntries([[PARAMETER, reshaped(entry, [rows, width])]]),
+            vectors: shape[0],
+            weights: Weights.fromEntries([[PARAMETER, reshaped(entry, shape)]]),
             fileKey: () => key,
           });
         },

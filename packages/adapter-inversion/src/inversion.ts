@@ -31,7 +31,8 @@ export interface InversionOptions {
   readonly train?: true | readonly string[];
 }
 
-const TABLE = 'text_encoder.text_model.embeddings.token_embedding';
+/** The layer of the text encoder that knows a vector for every word. */
+export const TABLE = 'text_encoder.text_model.embeddings.token_embedding';
 const LEAF = 'emb_params';
 /** The name of its one parameter. */
 export const PARAMETER = `${TABLE}.${LEAF}`;

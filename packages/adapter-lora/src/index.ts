@@ -15,7 +15,12 @@ export { lora, type LoraOptions, type Module } from './lora.ts';
 /** Options of a fresh adapter; a file brings its own algorithm, rank, alpha and targets. */
 const Options = z.strictObject({
   algorithm: z.enum(['lora', 'loha', 'lokr', 'full']).optional(),
-  rank: z.int().positive().optional(),
+  /** At most twice what the widest layer of any model is. */
+  rank: z
+    .int()
+    .positive()
+    .max(2 ** 14)
+    .optional(),
   alpha: z.number().positive().optional(),
   targets: z.union([z.string(), z.array(z.string())]).optional(),
 });

@@ -54,6 +54,12 @@ export async function main(argv: readonly string[]): Promise<number> {
       return ownFailures.has(error.code) ? 1 : 2;
     }
     const reason = error instanceof Error ? error.message : String(error);
+    if (error instanceof RangeError && tooMuch.test(reason)) {
+      say(
+        `attune: this takes more memory than there is (${reason}); use smaller batches, sizes, ranks or fewer frames.`,
+      );
+      return 1;
+    }
     say(`attune: unexpected: ${reason}`);
     if (process.env.ATTUNE_DEBUG && error instanceof Error) say(`${error.stack}`);
     return 1;
@@ -96,6 +102,9 @@ const commands: readonly (() => Command)[] = [
   pluginCommand,
   doctorCommand,
 ];
+
+/** What an array that nothing can hold ends in. */
+const tooMuch = /allocation failed|Invalid (typed )?array length/;
 
 /** Failures that are not the input's fault. */
 const ownFailures = new Set([

@@ -6,9 +6,10 @@ import { join, resolve } from 'node:path';
 
 import { findPlugins, type Model, PluginLoader } from '@attune/core';
 import type { Rng } from '@attune/engine';
-import { expect } from 'vitest';
+import { expect, vi } from 'vitest';
 
 import { inspect } from '../src/inspect/verdict.ts';
+import { main } from '../src/main.ts';
 
 export const fixtures = resolve('test/parity/fixtures');
 export const loader = new PluginLoader(findPlugins('packages/cli'));
@@ -32,7 +33,7 @@ export function copied(from: string, name: string): string {
 export const nested = (depth: number): string => '['.repeat(depth) + ']'.repeat(depth);
 
 /** What a value is replaced by, as JSON or nearly. */
-const evil = [
+export const evil = [
   'null',
   'true',
   '-1',
@@ -123,4 +124,24 @@ export function header(width: number, height: number): Buffer {
   data.writeUInt32BE(height, 4);
   data.set([8, 2, 0, 0, 0], 8);
   return data;
+}
+
+/** Runs the command in this process. However it ends, it says so in plain words, and in one message at most. */
+export async function commanded(
+  ...args: readonly string[]
+): Promise<{ readonly status: number; readonly said: string }> {
+  let said = '';
+  const spy = vi.spyOn(process.stderr, 'write').mockImplementation((chunk) => {
+    said += String(chunk);
+    return true;
+  });
+  try {
+    const status = await main([...args]);
+    expect(said).not.toMatch(/\n\s+at |unexpected:|internal:/);
+    expect(said.match(/^attune: /gm) ?? []).toHaveLength(status === 0 ? 0 : 1);
+    expect(said.length).toBeLessThan(20_000);
+    return { status, said };
+  } finally {
+    spy.mockRestore();
+  }
 }

@@ -186,7 +186,7 @@ export { classify, ClassifyOptions } from './train/classify.ts';
 export { DenoiseOptions, denoise } from './train/denoise.ts';
 export type { Objective } from './train/objective.ts';
 export { TrainRecipe } from './train/recipe.ts';
-export { type StepReport, train, TrainConfig, type TrainState } from './train/run.ts';
+export { BatchSize, type StepReport, train, TrainConfig, type TrainState } from './train/run.ts';
 export { runTraining } from './train/start.ts';
 export { default } from './plugins/builtin.ts';
 export { type Guidance, guidanceBranches, guide } from './sample/guidance.ts';

@@ -1,6 +1,6 @@
 /** The distillation recipe. Defaults are the paper's (arXiv 2403.09334, section 4.2) where it states them. */
 
-import { StackEntry, StackFile } from '@attune/core';
+import { BatchSize, StackEntry, StackFile } from '@attune/core';
 import { z } from 'zod';
 
 import { type Weighting, weightings } from './sds.ts';
@@ -162,8 +162,8 @@ export const DistillConfig = z
         { until: 1500, sds: true, adversarial: true },
       ]),
     /** Clips per optimiser step, and per micro-batch. */
-    batch: z.int().positive().default(64),
-    micro: z.int().positive().default(1),
+    batch: BatchSize.default(64),
+    micro: BatchSize.default(1),
     lr: z.number().positive().default(1e-5),
     betas: z.tuple([z.number(), z.number()]).default([0.9, 0.999]),
     weight_decay: z.number().nonnegative().default(0.01),

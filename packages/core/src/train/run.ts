@@ -12,6 +12,12 @@ import { adamw, clipByGlobalNormInPlace } from './optim.ts';
 import { emaUpdate, learningRate } from './rates.ts';
 import { type Gradients, TrainStep } from './step.ts';
 
+/** Samples at once; more than any machine holds. */
+export const BatchSize = z
+  .int()
+  .positive()
+  .max(2 ** 16);
+
 /** An id of a plugin's contribution with its options. */
 export const Use = z.looseObject({ use: z.string() });
 
@@ -19,9 +25,9 @@ export const Use = z.looseObject({ use: z.string() });
 export const TrainConfig = z.strictObject({
   steps: z.int().positive(),
   /** Samples per optimiser step. */
-  batch: z.int().positive().default(32),
+  batch: BatchSize.default(32),
   /** Samples per micro-batch, the bit-exact unit; default the whole batch. */
-  micro: z.int().positive().optional(),
+  micro: BatchSize.optional(),
   lr: z.number().positive().default(1e-4),
   betas: z.tuple([z.number(), z.number()]).default([0.9, 0.999]),
   eps: z.number().positive().default(1e-8),
