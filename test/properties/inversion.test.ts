@@ -124,8 +124,8 @@ test.each(Object.entries(layouts))('6 files: %s', async (name, { key, write, wor
       effect(lent(base, toF32(stored).data, first), 'text_encoder', feed(rows)),
       effect(base, 'text_encoder', feed(rows)),
     ]);
-    expect(relativeError(got, want), path).toBeLessThan(1e-6);
-    expect(relativeError(before, want), path).toBeGreaterThan(1e-3);
+    expect(relativeError(got, want)).toBeLessThan(1e-6);
+    expect(relativeError(before, want)).toBeGreaterThan(1e-3);
     if (k > 0) continue;
     await damaged({
       rng: rng.fork('damage'),

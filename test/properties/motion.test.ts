@@ -120,8 +120,8 @@ test.each(Object.keys(containers))('3 modules %s', async (container) => {
         ),
       ),
     );
-    expect(relativeError(got, want), path).toBe(0);
-    expect(relativeError(before, want), path).toBeGreaterThan(1e-3);
+    expect(relativeError(got, want)).toBe(0);
+    expect(relativeError(before, want)).toBeGreaterThan(1e-3);
     if (version !== 'v3') continue;
     await damaged({
       rng: rng.fork('damage', k),

@@ -62,7 +62,7 @@ export async function actsAs(
     const [got, want, before] = await Promise.all(
       [stack, truth, base].map((model) => effect(model, net)),
     );
-    expect(relativeError(got, want), `${net} of ${path}`).toBeLessThan(1e-5);
+    expect(relativeError(got, want)).toBeLessThan(1e-5);
     if (made.some(([{ address }]) => address.startsWith(net)))
       expect(relativeError(before, want)).toBeGreaterThan(1e-3);
   }

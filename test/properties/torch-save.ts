@@ -25,11 +25,13 @@ export type Saved = NDArray | number | string | null | { readonly [key: string]:
 
 const storages = { f32: 'FloatStorage', f16: 'HalfStorage', i64: 'LongStorage' } as const;
 
+/** How far apart neighbours along each axis lie, in numbers. */
+const strides = (shape: readonly number[]): number[] =>
+  shape.map((_, i) => shape.slice(i + 1).reduce((a, b) => a * b, 1));
+
 /** Writes `value` as torch.save does, every tensor in a storage of its own. */
 export function torchSave(path: string, value: Saved): void {
   const stored: Uint8Array[] = [];
-  const strides = (shape: readonly number[]): number[] =>
-    shape.map((_, i) => shape.slice(i + 1).reduce((a, b) => a * b, 1));
   const tensor = ({ dtype, shape, data }: NDArray): Buffer => {
     const type = storages[dtype as keyof typeof storages];
     const key = text(String(stored.length));

@@ -61,6 +61,11 @@ async function watched(path: string): Promise<string | undefined> {
 }
 
 describe.each(formats)('%s', (format) => {
+  const options =
+    `-i golden --steps 1 --window 2 --overlap 0 --max-frames 2 --threads 1 --stack ${at('edit.yaml')}`.split(
+      ' ',
+    );
+
   test('40 damaged files are read whole, or refused by their name', async () => {
     let refused = 0;
     for (let i = 0; i < 40; i++) {
@@ -80,23 +85,7 @@ describe.each(formats)('%s', (format) => {
       writeFileSync(path, damaged(whole.get(format)!, Rng.of(28).fork(format, i)));
       const out = at(format === 'png' || format === 'jpg' ? 'edited.png' : 'edited.webp');
       const before = readdirSync(at('')).toSorted();
-      const { status, said } = await commanded(
-        'edit',
-        path,
-        ...['-i', 'make it golden', '--stack', at('edit.yaml'), '-o', out],
-        ...[
-          '--steps',
-          '1',
-          '--window',
-          '2',
-          '--overlap',
-          '0',
-          '--max-frames',
-          '2',
-          '--threads',
-          '1',
-        ],
-      );
+      const { status, said } = await commanded('edit', path, ...options, '-o', out);
       const after = readdirSync(at('')).toSorted();
       if (status === 0) {
         expect(await watched(out)).toBeUndefined();
