@@ -257,14 +257,14 @@ test('12 random motion modules as AnimateDiff names them, some of a wrapped mode
     const { values, reopened } = await adapterOn('video', width, options);
     const tensors = Object.fromEntries(
       [...values].flatMap(([name, value]) => {
-        const original = originalMotion(name);
+        const own = originalMotion(name);
         const prefix = k % 2 ? 'module.' : '';
-        const second = original.replace(
+        const second = own.replace(
           '.attention_blocks.0.pos_encoder',
           '.attention_blocks.1.pos_encoder',
         );
-        return [...new Set([original, second])]
-          .filter((one) => one === original || original.endsWith('.pe'))
+        return [...new Set([own, second])]
+          .filter((one) => one === own || own.endsWith('.pe'))
           .map((one) => [prefix + one, value]);
       }),
     ) as Record<string, NDArray>;

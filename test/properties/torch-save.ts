@@ -55,7 +55,7 @@ export function torchSave(path: string, value: Saved): void {
     if (typeof one === 'number') return int(one);
     if (typeof one === 'string') return text(one);
     if ('dtype' in one && 'data' in one) return tensor(one as NDArray);
-    const items = Object.entries(one).flatMap(([key, item]) => [text(key), pickled(item as Saved)]);
+    const items = Object.entries(one).flatMap(([key, item]) => [text(key), pickled(item)]);
     return bytes(named('collections', 'OrderedDict'), EMPTY, REDUCE, MARK, ...items, SETITEMS);
   };
   const pickle = bytes(0x80, 2, pickled(value), STOP);
