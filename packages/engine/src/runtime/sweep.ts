@@ -238,7 +238,8 @@ export class Sweep {
       .map((segment, i) => ({ segment, backward: this.#backward[i], last: this.#last[i] }))
       .filter(({ segment }) => segment.rate === rate);
     if (!here.some(({ backward }) => backward)) return;
-    const fuse = !tape.kept && this.remat === 'segment';
+    // One segment alone goes forward and back in one model: nothing of it has to leave ONNX Runtime.
+    const fuse = !tape.kept && (this.remat === 'segment' || here.length === 1);
     const values = tape.kept ? tape.values : new Map(tape.values);
     // Several segments need each other's crossing values again; one alone starts from its inputs.
     if (!tape.kept && !(fuse && here.length === 1))
