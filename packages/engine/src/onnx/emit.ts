@@ -10,6 +10,7 @@ import { ancestors, type Tensor } from '../graph/tensor.ts';
 import { onnxType } from '../ops/structural.ts';
 import { bytesOf, type NDArray } from '../runtime/array.ts';
 import type { WeightEntry } from '../weights/store.ts';
+import { rows } from '../weights/view.ts';
 import { modelProto, nodeProto, tensorProto, valueInfo } from './proto.ts';
 
 /** A piece of a graph, and how it is to be written. */
@@ -70,6 +71,9 @@ class GraphEmitter implements Emitter {
   readonly #extras = new Map<Tensor, readonly Value[]>();
   readonly #wanted = new Set<string>();
   readonly #computed = new Set<Value>();
+  readonly #weights = new Map<string, WeightEntry>();
+  /** Frozen weights of which more is read than some of their rows. */
+  readonly #whole: ReadonlySet<Tensor>;
 
   constructor(request: EmitRequest) {
     this.#request = request;
@@ -78,6 +82,8 @@ class GraphEmitter implements Emitter {
     for (const t of this.tensors)
       if (t.op.name === 'pick' && !given.has(t))
         this.#wanted.add(`${t.inputs[0].id}/${indexOf(t)}`);
+    const readers = this.tensors.filter((t) => !given.has(t) && !rowsOf(t));
+    this.#whole = new Set([...request.outputs, ...readers.flatMap(({ inputs }) => inputs)]);
   }
 
   visit(t: Tensor, values: ReadonlyMap<Tensor, Value>): Value {
@@ -89,7 +95,9 @@ class GraphEmitter implements Emitter {
       const fixed = this.#request.fixed?.get(t.attrs.name);
       return fixed ? this.constant(fixed) : this.#input(t.attrs.name, t);
     }
-    if (isFrozen(t)) return this.#weight(t);
+    if (isFrozen(t)) return this.#whole.has(t) ? this.#weight(t) : '';
+    const some = rowsOf(t);
+    if (some) return this.#weight(t.inputs[0], some);
     if (isParam(t)) return this.#input(t.attrs.name, t);
     if (t.op.name === 'pick') return this.#extras.get(t.inputs[0])![indexOf(t) - 1];
     const inputs = t.inputs.map((x) => values.get(x)!);
@@ -142,24 +150,31 @@ class GraphEmitter implements Emitter {
     return name;
   }
 
-  #weight(t: Tensor): Value {
+  #weight(t: Tensor, some?: Rows): Value {
     const { name } = t.attrs as { name: string };
-    const known = this.#constants.get(`weight ${name}`);
+    const own = some ? `${name}[${some.start}:${some.end}]` : name;
+    const known = this.#constants.get(`weight ${own}`);
     if (known) return known;
     if (this.inputs.has(name)) throw bothFedAndStored(name);
-    const entry = this.#request.weight(name);
-    const { shape } = entry;
-    if (!sameShape(shape, t.shape))
-      throw new AttuneError(
-        'WEIGHT_SHAPE',
-        `The weight ${name} is [${shape}]; the model wants [${t.shape}].`,
-        { name, shape, want: t.shape },
-      );
-    this.#initializer(name, entry);
+    const whole = this.#entry(name, t);
+    const entry = some ? rows(whole, some.start, some.end) : whole;
+    this.#initializer(own, entry);
     const stays = entry.dtype === 'f32';
-    const value = stays ? name : this.node('Cast', [name], { to: onnxType.f32 });
-    this.#constants.set(`weight ${name}`, value);
+    const value = stays ? own : this.node('Cast', [own], { to: onnxType.f32 });
+    this.#constants.set(`weight ${own}`, value);
     return value;
+  }
+
+  #entry(name: string, { shape: want }: Tensor): WeightEntry {
+    const entry = this.#weights.get(name) ?? this.#request.weight(name);
+    this.#weights.set(name, entry);
+    const { shape } = entry;
+    if (sameShape(shape, want)) return entry;
+    throw new AttuneError(
+      'WEIGHT_SHAPE',
+      `The weight ${name} is [${shape}]; the model wants [${want}].`,
+      { name, shape, want },
+    );
   }
 
   /** One initialiser for all values of one place, so that what reads them is written once, too. */
@@ -230,6 +245,18 @@ class GraphEmitter implements Emitter {
 /** ONNX would read the weight as the input's default. */
 const bothFedAndStored = (name: string) =>
   new AttuneError('NAME_CLASH', `${name} names both an input and a frozen weight.`, { name });
+
+interface Rows {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Rows that a slice takes of a frozen weight: a part of its bytes, which need no node. */
+function rowsOf({ op, attrs, inputs }: Tensor): Rows | undefined {
+  if (op.name !== 'slice' || !isFrozen(inputs[0])) return undefined;
+  const { axis, start, end, step } = attrs as Rows & { axis: number; step: number };
+  return axis === 0 && step === 1 ? { start, end } : undefined;
+}
 
 const indexOf = (t: Tensor): number => (t.attrs as { index: number }).index;
 

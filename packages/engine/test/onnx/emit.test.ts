@@ -25,6 +25,7 @@ import {
   relu,
   Rng,
   sin,
+  split,
   sum,
   type Tensor,
   toF32,
@@ -211,5 +212,38 @@ describe('stored weights', () => {
     const [offset, length] = [Number(w.external.offset), Number(w.external.length)];
     const bytes = readFileSync(path).subarray(offset, offset + length);
     expect(Buffer.compare(bytes, Buffer.from(arrays.w.data.buffer))).toBe(0);
+  });
+
+  test('of which some rows are read are addressed there, row by row', async () => {
+    const product = linear(input('x', [5, 3]), param('w', [4, 3]));
+    const [a, b] = split(product, [1, 3], 1);
+    const halves = mul(a, b);
+    const path = join(folder, 'rows.safetensors');
+    writeSafetensors(path, { w: toHalf(arrays.w, 'f16') });
+    const file = Weights.fromFile(path);
+    const model = readModel(emitted([halves], file).model);
+    const place = file.entry('w').source!;
+    expect(types(model)).not.toContain('Slice');
+    expect(model.initializers.map(({ name, external }) => [name, Number(external.offset)])).toEqual(
+      [
+        ['w[0:1]', place.offset],
+        ['w[1:4]', place.offset + 2 * 3],
+      ],
+    );
+    for (const profile of ['prepacked', 'mapped'] as const) {
+      const runtime = new OrtRuntime({ threads: 1, profile });
+      const run = (weights: Weights) => evaluate({ halves, product }, { x }, { weights, runtime });
+      const [got, memory] = [
+        await run(file),
+        await run(Weights.fromArrays({ w: toF32(file.entry('w').load()) })),
+      ];
+      expect(memory).toEqual(got);
+      const all = got.product.data as Float32Array;
+      const want = Float32Array.from({ length: 15 }, (_, i) => {
+        const row = 4 * Math.floor(i / 3);
+        return all[row] * all[row + 1 + (i % 3)];
+      });
+      expect(relativeError(got.halves, f32(want, [5, 3]))).toBeLessThan(1e-6);
+    }
   });
 });
