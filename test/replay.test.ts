@@ -11,17 +11,17 @@ import { expect, test } from 'vitest';
 import { stringify } from 'yaml';
 
 const pocket = resolve('packages/pocket');
-const stage = join(pocket, 'stages', 'align-5');
+const stage = join(pocket, 'stages', 'align-6');
 
-test('the last three iterations of align-5', async () => {
+test('the last three iterations of align-6', async () => {
   const text = readFileSync(join(stage, 'recipe.yaml'), 'utf8');
-  const { keep_best: _, ...recipe } = parseYaml(DistillRecipe, text, 'align-5');
+  const { keep_best: _, ...recipe } = parseYaml(DistillRecipe, text, 'align-6');
   const run = join(mkdtempSync(join(tmpdir(), 'replay-')), 'run');
   mkdirSync(join(run, 'checkpoints'), { recursive: true });
   writeFileSync(join(run, 'recipe.yaml'), stringify(recipe));
   cpSync(join(stage, 'log.jsonl'), join(run, 'log.jsonl'));
-  const checkpoint = join(stage, 'checkpoints', 'step-00000072');
-  cpSync(checkpoint, join(run, 'checkpoints', 'step-00000072'), { recursive: true });
+  const checkpoint = join(stage, 'checkpoints', 'step-00000096');
+  cpSync(checkpoint, join(run, 'checkpoints', 'step-00000096'), { recursive: true });
 
   const runtime = new OrtRuntime({ threads: 1 });
   const { state } = await runDistillation(recipe, {
@@ -32,7 +32,7 @@ test('the last three iterations of align-5', async () => {
     resume: true,
   });
   await runtime.release();
-  expect(state.step).toBe(75);
+  expect(state.step).toBe(99);
 
   const before = Weights.fromFile(join(checkpoint, 'params.safetensors'));
   const update = Weights.fromFile(join(stage, 'update.safetensors'));
