@@ -50,6 +50,19 @@ async function findings(
   return checkStack(await parts(backbone, adapters, stack), frames === undefined ? {} : { frames });
 }
 
+const edit = (strength: unknown) =>
+  findings('unet/pocket', [{ use: 'edit', from: `${composed}/edit`, strength }]);
+
+test('a strength for a place where its adapter does not act', async () => {
+  const [found, ...more] = await edit({ default: 1, 'unet.mid_blck': 0, 'unet.mid_block': 0.5 });
+  expect(more).toEqual([]);
+  expect(found).toMatchObject({ level: 'warning', topic: 'strength' });
+  expect(found.text).toContain('the strength of edit at unet.mid_blck changes nothing');
+  expect(found.fix).toContain('unet.mid_block');
+  expect(await edit({ 'unet.skips': 0.5 })).toEqual([]);
+  expect(await edit(0)).toEqual([]);
+});
+
 test('stacks that fit have no findings', async () => {
   const whole = ['edit', 'video', 'look', 'sway'].map((name) =>
     name === 'edit' || name === 'video'

@@ -1,6 +1,6 @@
 // One candidate of a distillation as the run would have saved it, to be judged or tuned further.
 // node packages/pocket/scripts/candidate.mjs RUN STEP OUT_FOLDER
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
@@ -13,7 +13,7 @@ import {
   parseYaml,
   PluginLoader,
 } from '@attune/core';
-import { toF32, Weights } from '@attune/engine';
+import { openSafetensors, toF32, Weights } from '@attune/engine';
 import { DistillRecipe } from '@attune/fdd';
 
 const pocket = join(import.meta.dirname, '..');
@@ -32,7 +32,16 @@ export async function writeCandidate(run, step, out) {
   const params = Object.fromEntries(
     [...file.names()].map((key) => [key, toF32(file.entry(key).load()).data]),
   );
-  exportTrained(student, params, out, { metadata: { 'attune.kept_step': step } });
+  exportTrained(student, params, out, { metadata: { ...ofRun(run), 'attune.kept_step': step } });
+}
+
+/** What the run wrote into the file that it kept: its recipe, log, seed and last step. */
+function ofRun(run) {
+  const best = readdirSync(join(run, 'best')).find((file) => file.endsWith('.safetensors'));
+  const { metadata } = openSafetensors(join(run, 'best', best));
+  return Object.fromEntries(
+    ['recipe', 'log', 'seed', 'step'].map((key) => [`attune.${key}`, metadata[`attune.${key}`]]),
+  );
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href)

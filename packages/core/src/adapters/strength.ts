@@ -106,6 +106,12 @@ export function numberAt(strength: Strength | undefined, address: string): numbe
   return during || steps || frames || mask ? undefined : scale;
 }
 
+/** Of the addresses that a strength names, those that stand for none of the places where the adapter acts. */
+export const idleAddresses = (gated: Gated, acts: readonly string[]): string[] =>
+  rules(gated.name, gated.strength)
+    .map(({ prefix }) => prefix)
+    .filter((prefix) => !acts.some((address) => covers(prefix, address)));
+
 const covers = (prefix: string, address: string): boolean =>
   prefix === '' || address === prefix || address.startsWith(`${prefix}.`);
 

@@ -1,9 +1,10 @@
 /** Conflicts of a stack, found from headers, configs and declarations before any weight is read. */
 
-import { AttuneError, sameShape } from '@attune/engine';
+import { AttuneError, nearest, sameShape } from '@attune/engine';
 
 import { inventory, traceNet } from '../adapters/compose.ts';
 import { routeProblems } from '../adapters/routes.ts';
+import { idleAddresses } from '../adapters/strength.ts';
 import { type Dims, nominalDims } from '../models/net.ts';
 import { skippedText } from '../plugins/partial.ts';
 import { baseFamily } from '../plugins/survey.ts';
@@ -22,6 +23,7 @@ export interface Finding {
     | 'route'
     | 'frames'
     | 'order'
+    | 'strength'
     | 'partial';
   /** What is wrong, with the adapter's name. */
   readonly text: string;
@@ -67,7 +69,9 @@ export function checkStack(stack: StackParts, asked: Asked = {}): Finding[] {
   // A trace of a stack that is wrong would stop at what was found already.
   if (findings.some(({ level }) => level === 'error')) return findings;
   const odd = shapes(stack);
-  return [...findings, ...(odd.length ? odd : orders(stack))];
+  if (odd.length) return [...findings, ...odd];
+  const places = placesOf(stack);
+  return [...findings, ...orders(stack, places), ...strengths(stack, places)];
 }
 
 /** A schedule of the stack file that means another prediction than the backbone's own. */
@@ -268,8 +272,10 @@ function familyOf({ weights }: StackParts['backbone']): string {
   return family === undefined ? '' : ` (${family})`;
 }
 
-/** Pairs that act at the same places and may not be swapped. */
-function orders({ model }: StackParts): Finding[] {
+/** Where each adapter acts, as `kind:address`. */
+type Places = ReadonlyMap<string, ReadonlySet<string>>;
+
+function placesOf({ model }: StackParts): Places {
   const places = new Map<string, Set<string>>();
   for (const net of Object.keys(model.nets)) {
     const { trace } = traceNet(model, { net, dims: nominalDims });
@@ -279,6 +285,34 @@ function orders({ model }: StackParts): Finding[] {
       for (const site of sites) own.add(site);
     }
   }
+  return places;
+}
+
+/** Strengths for addresses at which their adapter does not act. */
+function strengths({ model }: StackParts, places: Places): Finding[] {
+  return model.adapters.flatMap((adapter) => {
+    const { name } = adapter;
+    const acts = [...(places.get(name) ?? [])].map((site) => site.slice(site.indexOf(':') + 1));
+    // One that is off everywhere is not traced.
+    if (acts.length === 0) return [];
+    const known = new Set(acts.flatMap((address) => beginnings(address)));
+    return idleAddresses(adapter, acts).map((address): Finding => ({
+      level: 'warning',
+      topic: 'strength',
+      text: `the strength of ${name} at ${address} changes nothing: ${name} acts at no address that begins so`,
+      fix: `name a place where it acts (nearest: ${nearest(address, known).join(', ')})`,
+    }));
+  });
+}
+
+/** unet, unet.mid_block, … up to the whole address. */
+const beginnings = (address: string): string[] => {
+  const words = address.split('.');
+  return words.map((_, i) => words.slice(0, i + 1).join('.'));
+};
+
+/** Pairs that act at the same places and may not be swapped. */
+function orders({ model }: StackParts, places: Places): Finding[] {
   const { adapters } = model;
   return adapters.flatMap((second, i) =>
     adapters.slice(0, i).flatMap((first): Finding[] => {

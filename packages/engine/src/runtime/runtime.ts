@@ -85,6 +85,15 @@ export function checkOptions({ threads, device = 'cpu' }: RuntimeOptions): void 
     throw badArgument('runtime', `the device "${device}"`, `there are ${devices.join(', ')}`);
 }
 
+/**
+ * ONNX Runtime counts its use for its makers, in files of the user's cache or of the working directory.
+ * attune does not want that of anybody: it is off unless the environment says otherwise. To be called before
+ * the library is loaded.
+ */
+export function withoutTelemetry(): void {
+  process.env['ORT_DISABLE_TELEMETRY'] ??= '1';
+}
+
 /** ONNX Runtime's options for a session of this model. */
 export function sessionOptions(
   model: Uint8Array | string,

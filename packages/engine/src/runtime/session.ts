@@ -17,6 +17,7 @@ import {
   type RuntimeOptions,
   type Session,
   sessionOptions,
+  withoutTelemetry,
 } from './runtime.ts';
 import { ThreadRuntime } from './thread.ts';
 
@@ -40,6 +41,7 @@ export class OrtRuntime implements Runtime {
 
   /** @throws RUNTIME for a model that ONNX Runtime refuses, DEVICE_MISSING where the device cannot be used */
   async load(model: Uint8Array | string, profile?: Profile): Promise<Session> {
+    withoutTelemetry();
     const api = await import('onnxruntime-node');
     await breathe();
     let inner: ort.InferenceSession;

@@ -14,6 +14,7 @@ import {
   type Runtime,
   type Session,
   sessionOptions,
+  withoutTelemetry,
 } from './runtime.ts';
 
 /** What crosses to the thread and back: arrays by ONNX Runtime's own type names. */
@@ -178,6 +179,7 @@ export class ThreadRuntime implements Runtime {
   }
 
   #start(): Worker {
+    withoutTelemetry();
     const onnxruntime = createRequire(import.meta.url).resolve('onnxruntime-node');
     const worker = new Worker(program, { eval: true, workerData: { onnxruntime } });
     worker.on('message', ({ id, value, error }: Reply) => {

@@ -7,7 +7,7 @@ import {
   suiteKind,
   type Verdict,
 } from '@attune/core';
-import { Rng } from '@attune/engine';
+import { AttuneError, Rng } from '@attune/engine';
 import {
   bootstrapMean,
   formatReport,
@@ -55,6 +55,11 @@ export const pocketSuite = suiteKind({
   options: PocketSuite,
   run: async (contestants, options, context) => {
     const systems = await systemsOf(contestants, options, context);
+    if (systems.length === 0)
+      throw new AttuneError(
+        'BAD_ARGUMENT',
+        'There is nothing to measure: name a stack (--stack name=file), or leave the baselines in.',
+      );
     const scorer = await Scorer.open(modelsFolder(), context.runtime);
     const tables = new Map<string, Scores[][]>(systems.map(({ name }) => [name, []]));
     let done = 0;
