@@ -33,3 +33,32 @@ test('pictures are in [0, 1], the autoencoder’s own pixels in [-1, 1]', async 
   expect(relativeError(decoded, seen)).toBeLessThan(1e-5);
   await runner.release();
 });
+
+const request = (H: number) => ({ net: 'vae_decoder', dims: { B: 1, F: 1, H, W: 2 ** 10 } });
+
+test('many pictures are as many calls, and the same pictures', async () => {
+  const model = await loadModel('test/parity/fixtures/unet/pocket');
+  const runner = new ModelRunner(model, new OrtRuntime({ threads: 1 }));
+  const shape = [3, 4, 256, 256];
+  const latents = Rng.of(4).normals(shape);
+  const decoded = await runner.decodeLatents(latents);
+  const { scale, shift } = runner.latents;
+  const raw = { ...latents, data: latents.data.map((value) => value / scale + shift) };
+  const dims = { B: 3, F: 1, H: 256, W: 256 };
+  const { pixels } = await runner.run({ net: 'vae_decoder', dims }, { latents: raw });
+  const want = pixels.data as Float32Array;
+  expect(decoded.shape).toEqual(pixels.shape);
+  const seen = { ...decoded, data: want.map((value) => (value + 1) / 2) };
+  expect(relativeError(decoded, seen)).toBeLessThan(1e-5);
+  await runner.release();
+});
+
+test('what no run could hold is refused before it runs', async () => {
+  const model = await loadModel('test/parity/fixtures/unet/pocket');
+  const runner = new ModelRunner(model, new OrtRuntime({ threads: 1 }));
+  expect(runner.program(request(16)).program.peak).toBeGreaterThan(4 * 3 * 16 * 2 ** 10);
+  expect(() => runner.program(request(2 ** 20))).toThrow(
+    /One call of vae_decoder for 1 pictures of 1048576 × 1024 would hold .* GiB, this machine has .*: make fewer/,
+  );
+  await runner.release();
+});

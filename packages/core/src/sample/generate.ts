@@ -5,6 +5,7 @@ import { AttuneError, type F32Array, type Rng } from '@attune/engine';
 import { ddimPlan } from '../schedule/ddim.ts';
 import type { Sampler } from '../schedule/sampler.ts';
 import { Conditions } from './conditions.ts';
+import { allRows, rows } from './frames.ts';
 import type { ModelRunner } from './runner.ts';
 import { sample } from './sample.ts';
 
@@ -36,6 +37,9 @@ export interface Generated {
   readonly truncated: readonly { readonly prompt: string; readonly length: number }[];
   readonly limit: number;
 }
+
+/** Frames of all prompts that are sampled at once where no adapter mixes them. */
+const AT_ONCE = 64;
 
 /**
  * Samples each prompt once. Its texts are all the prompt, so that adapters with a text of their own read it, too;
@@ -71,18 +75,39 @@ export async function generate(
     },
   ]);
   const { truncated, limit } = conditions;
-  const dims = { B, F, H: side, W: side, L: limit };
-  const latents = await sample(runner, {
-    dims,
-    branches: await conditions.branches(0, { dims }, { text: {}, none: { words: true } }),
-    guidance: {
-      convention: 'uncond+s*delta',
-      terms: [{ base: 'none', cond: 'text', scale: guidance }],
-    },
-    plan: sampler(schedule, steps),
-    noise: rng.normals([B * F, channels, side, side]),
-    rng: rng.fork('fresh'),
-    ...(onStep ? { onStep } : {}),
-  });
+  const plan = sampler(schedule, steps);
+  const noise = rng.normals([B * F, channels, side, side]);
+  // Frames that no adapter mixes are pictures beside each other.
+  const mixes = runner.model.adapters.some(({ mixesFrames }) => mixesFrames);
+  const size = mixes ? F : Math.max(1, Math.floor(AT_ONCE / B));
+  const pieces: F32Array[] = [];
+  for (let start = 0; start < F; start += size) {
+    const count = Math.min(size, F - start);
+    const dims = { B, F: count, H: side, W: side, L: limit };
+    const own = Array.from({ length: B }, (_, b) => rows(noise, b * F + start, count));
+    const made = await sample(runner, {
+      dims,
+      branches: await conditions.branches(0, { dims }, { text: {}, none: { words: true } }),
+      guidance: {
+        convention: 'uncond+s*delta',
+        terms: [{ base: 'none', cond: 'text', scale: guidance }],
+      },
+      plan,
+      noise: allRows(own),
+      frame: start,
+      rng: start === 0 ? rng.fork('fresh') : rng.fork('fresh', start),
+      ...(onStep
+        ? {
+            onStep: (done: number, of: number) =>
+              onStep((start / size) * of + done, Math.ceil(F / size) * of),
+          }
+        : {}),
+    });
+    pieces.push(made);
+  }
+  const clips = Array.from({ length: B }, (_, b) =>
+    allRows(pieces.map((piece) => rows(piece, b * (piece.shape[0] / B), piece.shape[0] / B))),
+  );
+  const latents = allRows(clips);
   return { latents, truncated, limit };
 }

@@ -1,5 +1,7 @@
 /** A model ready to run: programs compiled at first use for the sizes asked, prompts and pictures in and out. */
 
+import { totalmem } from 'node:os';
+
 import {
   AttuneError,
   type F32Array,
@@ -13,6 +15,7 @@ import { compile, type TraceRequest } from '../adapters/compose.ts';
 import { standingFeeds } from '../adapters/feeds.ts';
 import type { Latents, Model } from '../models/model.ts';
 import { mix } from '../schedule/forms.ts';
+import { allRows, rows } from './frames.ts';
 
 type Feeds = Readonly<Record<string, NDArray>>;
 
@@ -34,12 +37,13 @@ export class ModelRunner {
     this.runtime = runtime;
   }
 
-  /** A program of one net, compiled once per request. */
+  /** A program of one net, compiled once per request. Throws OUT_OF_MEMORY for what no run of it could hold. */
   program(request: TraceRequest): Compiled {
     const key = JSON.stringify(request);
     let compiled = this.#programs.get(key);
     if (!compiled) {
       const program = compile(this.model, request, { runtime: this.runtime });
+      if (this.runtime.device === 'cpu') checkMemory(program.peak, request);
       compiled = { program, standing: standingFeeds(this.model, program) };
       this.#programs.set(key, compiled);
     }
@@ -75,20 +79,25 @@ export class ModelRunner {
 
   /** Pictures [N, 3, H, W] in [0, 1] → the diffusion model's latents. An autoencoder's own pixels are in [-1, 1]. */
   async encodeImages(pictures: F32Array): Promise<F32Array> {
-    const [B, , H, W] = pictures.shape;
-    const pixels = affine(pictures, 2, -1);
-    const out = await this.run({ net: 'vae_encoder', dims: { B, F: 1, H, W } }, { pixels });
+    const [, , H, W] = pictures.shape;
     const { scale, shift } = this.latents;
-    return affine(out.latents as F32Array, scale, -shift * scale);
+    return inPieces(pictures, H * W, async (some) => {
+      const dims = { B: some.shape[0], F: 1, H, W };
+      const out = await this.run({ net: 'vae_encoder', dims }, { pixels: affine(some, 2, -1) });
+      return affine(out.latents as F32Array, scale, -shift * scale);
+    });
   }
 
   /** The diffusion model's latents → pictures [N, 3, H, W] in about [0, 1]. */
   async decodeLatents(latents: F32Array): Promise<F32Array> {
-    const [B, , H, W] = latents.shape;
-    const { scale, shift } = this.latents;
-    const raw = affine(latents, 1 / scale, shift);
-    const out = await this.run({ net: 'vae_decoder', dims: { B, F: 1, H, W } }, { latents: raw });
-    return affine(out.pixels as F32Array, 0.5, 0.5);
+    const [, , H, W] = latents.shape;
+    const { scale, shift, factor } = this.latents;
+    return inPieces(latents, H * W * factor ** 2, async (some) => {
+      const dims = { B: some.shape[0], F: 1, H, W };
+      const raw = affine(some, 1 / scale, shift);
+      const out = await this.run({ net: 'vae_decoder', dims }, { latents: raw });
+      return affine(out.pixels as F32Array, 0.5, 0.5);
+    });
   }
 
   /** How latents and pixels relate; an error where the model has no autoencoder. */
@@ -102,6 +111,36 @@ export class ModelRunner {
     for (const { program } of this.#programs.values()) await program.release();
     this.#programs.clear();
   }
+}
+
+/** Values that the machine cannot hold would end the process, or another one, without a word. */
+function checkMemory(peak: number, { net, dims: { B, F, H, W } }: TraceRequest): void {
+  const there = Math.min(totalmem(), process.constrainedMemory() || Infinity);
+  if (peak <= there) return;
+  const [want, have] = [peak, there].map((bytes) => `${(bytes / 2 ** 30).toFixed(1)} GiB`);
+  throw new AttuneError(
+    'OUT_OF_MEMORY',
+    `One call of ${net} for ${B * F} pictures of ${H} × ${W} would hold ${want}, this machine has ${have}: make fewer frames at once (--frames, --window) or smaller ones (--size).`,
+    { peak, there },
+  );
+}
+
+/** Pixels that an autoencoder is given at once: one picture of 512², 64 of 64². */
+const PIXELS_AT_ONCE = 2 ** 18;
+
+/** What pictures become, of which each is done by itself, so that many need no more memory than few. */
+async function inPieces(
+  x: F32Array,
+  pixels: number,
+  made: (some: F32Array) => Promise<F32Array>,
+): Promise<F32Array> {
+  const [count] = x.shape;
+  const most = Math.max(1, Math.floor(PIXELS_AT_ONCE / pixels));
+  if (count <= most) return made(x);
+  const pieces: F32Array[] = [];
+  for (let from = 0; from < count; from += most)
+    pieces.push(await made(rows(x, from, Math.min(most, count - from))));
+  return allRows(pieces);
 }
 
 const affine = (x: F32Array, by: number, plus: number): F32Array =>

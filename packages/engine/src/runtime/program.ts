@@ -37,6 +37,7 @@ export class Program {
   readonly #spent: readonly (readonly Tensor[])[];
   readonly #names = new Map<Tensor, string>();
   readonly #parts: Part[] = [];
+  readonly #isCast: (name: string) => boolean;
 
   constructor(traced: Traced, options: ProgramOptions) {
     this.outputs = traced.outputs;
@@ -52,13 +53,23 @@ export class Program {
     this.segments = plan(traced, { segments, ...options });
     // A device would be sent the weights again.
     const brief = (options.profile ?? profile) === 'mapped' && options.runtime.device === 'cpu';
-    const held = brief
-      ? this.segments.map(({ outputs, crossing }) => peakBytes(outputs, new Set(crossing), isCast))
-      : [];
+    this.#isCast = isCast;
+    const held = brief ? this.#held() : [];
     const keep = held.reduce((sum, own) => sum + own, 0) <= MOST_KEPT;
     this.options = { segments, profile, keep, ...options };
     this.#spent = lastReads(this.segments, Object.values(traced.outputs));
     this.#forward = this.segments.map((s) => this.part(s.outputs, s.crossing));
+  }
+
+  /** Bytes that one run makes and holds at once, at least; what is fed is the caller's. */
+  get peak(): number {
+    return Math.max(0, ...this.#held());
+  }
+
+  #held(): number[] {
+    return this.segments.map(({ outputs, crossing }) =>
+      peakBytes(outputs, new Set(crossing), this.#isCast),
+    );
   }
 
   /** A model of `outputs` whose `boundary` is fed. */
