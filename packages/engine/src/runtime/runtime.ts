@@ -15,6 +15,7 @@ export type Profile = 'mapped' | 'prepacked';
 
 /** What ONNX Runtime computes on: the names of its execution providers. */
 export const devices = ['cpu', 'cuda', 'webgpu', 'dml', 'coreml'] as const;
+/** One of `devices`. */
 export type Device = (typeof devices)[number];
 
 /** More threads than any machine has: to make them all would fail half-way. */

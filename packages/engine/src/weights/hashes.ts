@@ -15,6 +15,7 @@ import { dirname, join } from 'node:path';
 import { cacheFolder } from './cache-folder.ts';
 import { hashOfBytes, stateOf, withFile } from './file.ts';
 
+/** What a file, or a part of one, holds. */
 export interface FileHash {
   /** Bytes. */
   readonly size: number;
