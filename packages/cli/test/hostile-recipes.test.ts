@@ -5,7 +5,7 @@ import { readdirSync, writeFileSync } from 'node:fs';
 import { Rng } from '@attune/engine';
 import { describe, expect, test } from 'vitest';
 
-import { at, bomb, commanded, evil, fixtures, mutated, nested } from './hostile-scene.ts';
+import { at, bomb, commanded, evil, fixtures, mutated, nested, scrawled } from './hostile-scene.ts';
 
 const backbone = `${fixtures}/unet/pocket`;
 const look = { name: 'look', use: 'lora', from: `${fixtures}/compose/pocket/look.safetensors` };
@@ -103,30 +103,6 @@ function rekeyed(recipe: object, rng: Rng): unknown {
   else
     place[key] = rng.pick([null, [], {}, [place[key]], { [key]: place[key] }, 'none', -1, 1e300]);
   return copy;
-}
-
-/** YAML's own marks, put where they mean something else. */
-const marks = [
-  '&a ',
-  '*a',
-  '!!map ',
-  '? ',
-  '- ',
-  ': ',
-  '{',
-  ']',
-  '"',
-  '|',
-  '%',
-  '\t',
-  '\n  ',
-  '.nan',
-  '.inf',
-];
-
-function scrawled(text: string, rng: Rng): string {
-  const spot = rng.int(text.length);
-  return text.slice(0, spot) + rng.pick(marks) + text.slice(spot + rng.int(4));
 }
 
 describe.each(Object.keys(recipes) as Command[])('%s', (command) => {

@@ -145,3 +145,29 @@ export async function commanded(
     spy.mockRestore();
   }
 }
+
+/** YAML's own marks, put where they mean something else. */
+const marks = [
+  '&a ',
+  '*a',
+  '!!map ',
+  '? ',
+  '- ',
+  ': ',
+  '{',
+  ']',
+  '"',
+  '|',
+  '>',
+  '%',
+  '\t',
+  '\n  ',
+  '.nan',
+  '.inf',
+];
+
+/** Text with one of them in it. */
+export function scrawled(text: string, rng: Rng): string {
+  const spot = rng.int(text.length);
+  return text.slice(0, spot) + rng.pick(marks) + text.slice(spot + rng.int(4));
+}

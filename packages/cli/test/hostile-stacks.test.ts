@@ -6,7 +6,7 @@ import { parseYaml, readLock, StackFile } from '@attune/core';
 import { AttuneError, Rng } from '@attune/engine';
 import { describe, expect, test } from 'vitest';
 
-import { at, bomb, mutated, nested } from './hostile-scene.ts';
+import { at, bomb, mutated, nested, scrawled } from './hostile-scene.ts';
 
 /** The error of a stack file's text; undefined where it is read. */
 function refusal(text: string): string | undefined {
@@ -51,29 +51,10 @@ describe('stack files', () => {
   test('300 damaged ones', () => {
     let refused = 0;
     const good = `backbone: ./sd15\nschedule: { beta_schedule: linear }\nadapters:\n  - { name: look, use: lora, from: ./l.safetensors, strength: { default: 1, unet.mid_block: { scale: 2, during: [0, 1] } } }\nsampling: { steps: 4 }\n`;
-    const spare = [
-      '&a',
-      '*a',
-      '!!map',
-      '? ',
-      '- ',
-      ': ',
-      '{',
-      ']',
-      '"',
-      '|',
-      '>',
-      '%',
-      '\t',
-      '\n  ',
-    ];
     for (let i = 0; i < 300; i++) {
       const rng = Rng.of(23).fork(i);
       let text = good;
-      for (let k = rng.int(4); k >= 0; k--) {
-        const spot = rng.int(text.length);
-        text = text.slice(0, spot) + spare[rng.int(spare.length)] + text.slice(spot + rng.int(4));
-      }
+      for (let k = rng.int(4); k >= 0; k--) text = scrawled(text, rng);
       if (refusal(text) !== undefined) refused++;
     }
     expect(refused).toBeGreaterThan(100);

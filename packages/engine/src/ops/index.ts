@@ -6,6 +6,12 @@ import * as matmul from './matmul.ts';
 import * as normalize from './normalize.ts';
 import * as structural from './structural.ts';
 
-const { onnxType: _types, values: _values, pick: _pick, ...structuralOps } = structural;
+const {
+  onnxType: _types,
+  values: _values,
+  pick: _pick,
+  reduction: _reduction,
+  ...structuralOps
+} = structural;
 
 export const ops = { ...structuralOps, ...elementwise, ...matmul, ...conv, ...normalize };

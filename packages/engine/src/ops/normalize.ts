@@ -6,26 +6,10 @@ import { axisOf, broadcast } from '../graph/shape.ts';
 import type { Tensor } from '../graph/tensor.ts';
 import { add, exp, mul, sub } from './elementwise.ts';
 import { matmul, transposed } from './matmul.ts';
-import { concat, expand, pick, reshape, slice, sum, sumTo, swap } from './structural.ts';
-
-const meanOp = defineOp<{ axes: readonly number[] }>('mean', {
-  shape: ([x], { axes }) => x.shape.map((dim, i) => (axes.includes(i) ? 1 : dim)),
-  onnx: (emit, [x], node) =>
-    emit.node('ReduceMean', [x, emit.ints(node.attrs.axes)], { keepdims: 1 }),
-  vjp: (dy, [x]) => [expand(mul(dy, dy.size / x.size), x.shape)],
-});
+import { concat, pick, reduction, reshape, slice, sum, sumTo, swap } from './structural.ts';
 
 /** Mean over `axes` (all by default); averaged axes stay with length 1 where `keep` says so. */
-export function mean(x: Tensor, axes?: readonly number[], { keep = false } = {}): Tensor {
-  const over = (axes ?? x.shape.map((_, i) => i)).map((axis) => axisOf('mean', axis, x.shape));
-  const kept = over.length ? meanOp([x], { axes: over }) : x;
-  return keep
-    ? kept
-    : reshape(
-        kept,
-        x.shape.filter((_, i) => !over.includes(i)),
-      );
-}
+export const mean = reduction('mean', 'ReduceMean', (dy, x) => mul(dy, dy.size / x.size));
 
 const normalizeOp = defineOp<{ eps: number }>('normalize', {
   shape: ([x]) => x.shape,

@@ -80,24 +80,27 @@ const expandOp = defineOp<{ shape: Shape }>('expand', {
 export const expand = (x: Tensor, shape: Shape): Tensor =>
   sameShape(x.shape, shape) ? x : expandOp([x], { shape });
 
-const sumOp = defineOp<{ axes: readonly number[] }>('sum', {
-  shape: ([x], { axes }) => x.shape.map((dim, i) => (axes.includes(i) ? 1 : dim)),
-  onnx: (emit, [x], node) =>
-    emit.node('ReduceSum', [x, emit.ints(node.attrs.axes)], { keepdims: 1 }),
-  vjp: (dy, [x]) => [expand(dy, x.shape)],
-});
+/** An op that makes one value of all along some axes: its ONNX type, and its cotangent before that is repeated. */
+export function reduction(
+  name: string,
+  onnx: string,
+  dx: (dy: Tensor, x: Tensor) => Tensor,
+): (x: Tensor, axes?: readonly number[], options?: { readonly keep?: boolean }) => Tensor {
+  const op = defineOp<{ axes: readonly number[] }>(name, {
+    shape: ([x], { axes }) => x.shape.map((dim, i) => (axes.includes(i) ? 1 : dim)),
+    onnx: (emit, [x], node) => emit.node(onnx, [x, emit.ints(node.attrs.axes)], { keepdims: 1 }),
+    vjp: (dy, [x]) => [expand(dx(dy, x), x.shape)],
+  });
+  return (x, axes, { keep = false } = {}) => {
+    const over = (axes ?? x.shape.map((_, i) => i)).map((axis) => axisOf(name, axis, x.shape));
+    const kept = over.length ? op([x], { axes: over }) : x;
+    const left = x.shape.filter((_, i) => !over.includes(i));
+    return keep ? kept : reshape(kept, left);
+  };
+}
 
 /** Sum over `axes` (all by default); summed axes stay with length 1 where `keep` says so. */
-export function sum(x: Tensor, axes?: readonly number[], { keep = false } = {}): Tensor {
-  const over = (axes ?? x.shape.map((_, i) => i)).map((axis) => axisOf('sum', axis, x.shape));
-  const kept = over.length ? sumOp([x], { axes: over }) : x;
-  return keep
-    ? kept
-    : reshape(
-        kept,
-        x.shape.filter((_, i) => !over.includes(i)),
-      );
-}
+export const sum = reduction('sum', 'ReduceSum', (dy) => dy);
 
 /** The adjoint of broadcasting: sums `x` down to `shape`. */
 export function sumTo(x: Tensor, shape: Shape): Tensor {

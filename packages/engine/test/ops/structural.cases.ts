@@ -18,7 +18,7 @@ import {
 const { argmax, cast, concat, expand, flipKernel, gather, pad, reshape } = structural;
 const { scatterAdd, slice, sum, sumTo, swap, transpose, upsample } = structural;
 
-type Ops = Omit<typeof structural, 'onnxType' | 'values' | 'pick'>;
+type Ops = Omit<typeof structural, 'onnxType' | 'values' | 'pick' | 'reduction'>;
 
 /** A slice of axis `axis` as an array of its own. */
 const cut = (x: Grid, axis: number, start: number, end: number, step = 1): Grid =>
