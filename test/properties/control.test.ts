@@ -25,6 +25,7 @@ import {
   randomUNet,
   type Tensors,
   verdictOn,
+  written,
 } from './wholes.ts';
 
 const inEncoder = /^(conv_in|time_embedding|down_blocks|mid_block)\./;
@@ -112,11 +113,7 @@ test.each<[string, (rng: Rng, scene: Scene) => Form, string, RegExp]>([
     const own = await scene(`${algorithm}-${k}`, rng.fork('scene'));
     const { backbone, config, shapes, original } = own;
     const { file, whole } = make(rng.fork('form'), own);
-    const write = (all: Tensors): string => {
-      const path = at(`${algorithm}-${k}.safetensors`);
-      writeSafetensors(path, all);
-      return path;
-    };
+    const write = (all: Tensors): string => written(`${algorithm}-${k}`, all);
     const path = write(file);
     expect(await verdictOn(path, backbone)).toMatchObject({
       verdict: 'loadable',

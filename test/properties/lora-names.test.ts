@@ -3,12 +3,12 @@
  * UNets: what the stack then gives, against the backbone with the weights that they make.
  */
 
-import { f32, type NDArray, Rng, writeSafetensors } from '@attune/engine';
+import { f32, type NDArray, Rng } from '@attune/engine';
 import { expect, test } from 'vitest';
 
 import { original, places } from './original-names.ts';
 import { actsAs, scene } from './pairs.ts';
-import { at, damaged, opened, type Tensors, verdictOn } from './wholes.ts';
+import { damaged, opened, type Tensors, verdictOn, written } from './wholes.ts';
 
 const flat = (name: string): string => name.replaceAll('.', '_');
 
@@ -35,11 +35,8 @@ test('6 files of kohya under the names of the original UNet, text encoder includ
       tensors[`${name}.alpha`] = f32([alpha], []);
       return [pair, alpha === 0 ? 1 : Math.fround(alpha) / pair.rank] as const;
     });
-    const write = (all: Tensors): string => {
-      const path = at(`ldm-${k}.safetensors`);
-      writeSafetensors(path, all, { ss_network_module: 'networks.lora' });
-      return path;
-    };
+    const write = (all: Tensors): string =>
+      written(`ldm-${k}`, all, { ss_network_module: 'networks.lora' });
     const path = write(tensors);
     const { verdict, kind, dialect, modules } = await verdictOn(path, backbone);
     expect({ verdict, kind, dialect, matched: modules.matched }).toEqual({
@@ -94,11 +91,7 @@ test('6 files in the spelling of diffusers before 0.19, with and without the net
         [name(address, 'up'), up],
       ]),
     );
-    const write = (all: Tensors): string => {
-      const path = at(`old-${k}.safetensors`);
-      writeSafetensors(path, all);
-      return path;
-    };
+    const write = (all: Tensors): string => written(`old-${k}`, all);
     const path = write(tensors);
     const { verdict, kind, dialect, modules } = await verdictOn(path, backbone);
     expect({ verdict, kind, dialect, matched: modules.matched }).toEqual({

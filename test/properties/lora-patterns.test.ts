@@ -10,7 +10,7 @@ import { type NDArray, Rng, writeSafetensors } from '@attune/engine';
 import { expect, test } from 'vitest';
 
 import { actsAs, scene } from './pairs.ts';
-import { at, damaged, opened, type Tensors, verdictOn } from './wholes.ts';
+import { at, damaged, opened, type Tensors, verdictOn, written } from './wholes.ts';
 
 const expressions = [
   'to_[qk]',
@@ -97,8 +97,7 @@ test.each(Object.entries(forms))('4 of %s', async (form, { dialect, nets }) => {
         Object.entries(own).map(([leaf, value]) => [`${net}.${leaf}`, value]),
       );
       const lora_adapter_metadata = JSON.stringify(Object.fromEntries(header));
-      writeSafetensors(at(`${name}.safetensors`), all, { lora_adapter_metadata });
-      return at(`${name}.safetensors`);
+      return written(name, all, { lora_adapter_metadata });
     };
     const path = write(tensors);
     expect(await verdictOn(path, backbone)).toMatchObject({

@@ -40,6 +40,17 @@ export const at = (name: string): string => join(folder, name);
 export type Tensors = Readonly<Record<string, NDArray>>;
 type Config = Readonly<Record<string, unknown>>;
 
+/** Writes a file of a name without its ending, and returns its path. */
+export function written(
+  name: string,
+  tensors: Tensors,
+  metadata: Readonly<Record<string, string>> = {},
+): string {
+  const path = at(`${name}.safetensors`);
+  writeSafetensors(path, tensors, metadata);
+  return path;
+}
+
 /** Values of the size that training leaves: near one for what scales, by the inputs for what multiplies. */
 export function drawn(rng: Rng, name: string, shape: Shape): F32Array {
   const values = rng.fork(name).normals(shape);
