@@ -66,6 +66,23 @@ export const FakeConfig = z.strictObject({
 /** The same, checked. */
 export type FakeConfig = z.infer<typeof FakeConfig>;
 
+/**
+ * Delta denoising score (Hertz et al. 2023): the teacher's residual on the unedited original, at the same time
+ * and noise, is subtracted. What the teacher would change there as well, its bias and its blur, does not pull.
+ */
+export const DeltaConfig = z.strictObject({
+  /** Field of the data with the originals, [N·F, 3, H, W] in [0, 1]; `first_frame` is then their own. */
+  of: z.string().default('source'),
+  /** What the teacher is shown of the original, where it differs from its view. */
+  view: View.default({}),
+  /** Inputs left out of all branches then: an instruction becomes empty. */
+  drop: z.array(z.string()).default([]),
+  /** Share of that residual that is subtracted. */
+  share: z.number().min(0).max(1).default(1),
+});
+/** The same, checked. */
+export type DeltaConfig = z.infer<typeof DeltaConfig>;
+
 /** One teacher: its stack, what it is shown of the data, and the terms by which it pulls. */
 export const TeacherConfig = z.strictObject({
   stack: StackFile,
@@ -86,6 +103,7 @@ export const TeacherConfig = z.strictObject({
     ])
     .prefault({}),
   fake: z.union([z.literal(false), FakeConfig]).default(false),
+  delta: z.union([z.literal(false), DeltaConfig]).default(false),
   critic: z.union([z.literal(false), CriticConfig]).default(false),
   /** How its samples ("real") are made. */
   sampling: z
@@ -184,6 +202,13 @@ export const DistillConfig = z
         path: ['teachers', 'first_frame'],
         message: 'names a field of the data; call the teacher something else',
       });
+    for (const [id, { fake, delta }] of Object.entries(config.teachers))
+      if (fake && delta)
+        context.addIssue({
+          code: 'custom',
+          path: ['teachers', id, 'delta'],
+          message: 'a residual is taken against a fake score or against an original; leave one out',
+        });
     const editor = config.first_frame?.teacher;
     if (editor !== undefined && !config.teachers[editor])
       context.addIssue({

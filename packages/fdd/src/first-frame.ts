@@ -1,16 +1,16 @@
 /** First frames that a teacher edits: what a video adapter is conditioned on (arXiv 2403.09334, section 3.2). */
 
-import type { ModelRunner } from '@attune/core';
-import type { F32Array, NDArray, Rng, Shape } from '@attune/engine';
+import type { ModelRunner, Rows } from '@attune/core';
+import type { F32Array, Rng, Shape } from '@attune/engine';
 
 import type { FirstFrameConfig, TeacherConfig } from './config.ts';
 import { ModelTeacher } from './model-teacher.ts';
 import type { Pool } from './pool.ts';
-import type { DataBatch } from './view.ts';
+import { type DataBatch, firstRows } from './view.ts';
 
 export interface FirstFrameOptions {
   /** Clips and frames of a batch. */
-  readonly rows: { readonly B: number; readonly F: number };
+  readonly rows: Rows;
   /** Of one frame's latents, [C, H, W], and the tokens of a prompt. */
   readonly shape: Shape;
   readonly tokens: number;
@@ -52,22 +52,9 @@ export class FirstFrames {
 }
 
 /** The batch with one frame a clip: of what has a row for every frame, each clip's first. */
-function firstOnly(
-  { text, arrays }: DataBatch,
-  { B, F }: { readonly B: number; readonly F: number },
-): DataBatch {
-  const cut = (array: NDArray): NDArray => {
-    if (array.shape[0] !== B * F || F === 1) return array;
-    const size = array.data.length / (B * F);
-    const data = array.data.slice(0, B * size);
-    for (let b = 0; b < B; b++) {
-      const first = array.data.subarray(b * F * size, (b * F + 1) * size);
-      (data as { set(from: typeof first, at: number): void }).set(first, b * size);
-    }
-    return { ...array, shape: [B, ...array.shape.slice(1)], data };
-  };
-  return {
-    text,
-    arrays: Object.fromEntries(Object.entries(arrays).map(([name, array]) => [name, cut(array)])),
-  };
-}
+const firstOnly = ({ text, arrays }: DataBatch, rows: Rows): DataBatch => ({
+  text,
+  arrays: Object.fromEntries(
+    Object.entries(arrays).map(([name, array]) => [name, firstRows(array, rows)]),
+  ),
+});

@@ -9,7 +9,7 @@ export {
   weightings,
 } from './sds.ts';
 export { type Denoiser, sdsCotangent, type SdsOptions, timeRange } from './teacher.ts';
-export { DistillConfig, FakeConfig, Phase, TeacherConfig } from './config.ts';
+export { DeltaConfig, DistillConfig, FakeConfig, Phase, TeacherConfig } from './config.ts';
 export { distill, type Distillation, type DistillReport, type DistillState } from './distill.ts';
 export { FakeScore, type FakeOptions, type FakeTurn, type ReadyFake } from './fake.ts';
 export { ModelTeacher, type ReadyTeacher } from './model-teacher.ts';

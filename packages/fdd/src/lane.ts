@@ -140,11 +140,13 @@ export class Lane {
       const pull: { sds?: F32Array; adversarial?: F32Array } = (pulls[id] = {});
       if (phase.sds && sds) {
         const fake = await this.fakes.get(id)?.ready(fakes[id].params, batch);
-        const { share } = teacher.config.fake || {};
+        const origin = await teacher.origin(batch);
+        const { share } = teacher.config.fake || teacher.config.delta || {};
         const options = {
           ...sds,
           scale: weight * sds.lambda,
           ...(fake ? { fake } : {}),
+          ...(origin ? { origin } : {}),
           ...(share === undefined ? {} : { share }),
         };
         pull.sds = await sdsCotangent(ready, x0, options, own.fork('sds'));

@@ -27,8 +27,8 @@ import {
 } from '@attune/engine';
 
 import type { TeacherConfig } from './config.ts';
-import type { Denoiser } from './teacher.ts';
-import { type DataBatch, look } from './view.ts';
+import type { Denoiser, Origin } from './teacher.ts';
+import { type DataBatch, fieldOf, firstRows, look, type View } from './view.ts';
 
 /** The condition under which nothing is left out. */
 const FULL = 'full';
@@ -38,6 +38,12 @@ interface Lane {
   readonly program: Program;
   readonly feeds: Readonly<Record<string, NDArray>>;
   readonly clip: Clip;
+}
+
+/** What a teacher sees of a batch, and which of its inputs are left out of every branch. */
+interface Shown {
+  readonly view: View;
+  readonly drop?: readonly string[];
 }
 
 /** A teacher that has seen a batch: clip-rate values are computed, denoising can begin. */
@@ -89,10 +95,10 @@ export class ModelTeacher {
   }
 
   /** Reads a batch: prompts encoded, clip-rate parts run for each branch. */
-  async ready(batch: DataBatch): Promise<ReadyTeacher> {
+  async ready(batch: DataBatch, shown: Shown = this.config): Promise<ReadyTeacher> {
     const guidance = this.#guidance(this.config.guidance.scale);
     const lanes: Lane[] = [];
-    for (const name of guidanceBranches(guidance)) lanes.push(await this.#lane(name, batch));
+    for (const name of guidanceBranches(guidance)) lanes.push(await this.#lane(name, batch, shown));
     const frames = this.#dims.F;
     return {
       schedule: this.schedule,
@@ -107,6 +113,16 @@ export class ModelTeacher {
       },
       features: async (noisy, t) => this.#features(batch, noisy, t),
     };
+  }
+
+  /** The originals of a batch, and the teacher that has read them; undefined where the recipe has no delta. */
+  async origin({ text, arrays }: DataBatch): Promise<Origin | undefined> {
+    const { delta, view } = this.config;
+    if (!delta) return undefined;
+    const x0 = await this.#runner.encodeImages(fieldOf(arrays, delta.of, 'delta.of') as F32Array);
+    const first = arrays.first_frame && { first_frame: firstRows(x0, this.rows) };
+    const shown = { view: { ...view, ...delta.view }, drop: delta.drop };
+    return { denoiser: await this.ready({ text, arrays: { ...arrays, ...first } }, shown), x0 };
   }
 
   /** Samples of its own for a batch, from unit noise. */
@@ -149,15 +165,18 @@ export class ModelTeacher {
     };
   }
 
-  #view(branch: string, batch: DataBatch): Promise<Readonly<Record<string, NDArray>>> {
-    const { view, guidance } = this.config;
-    const { drop, before } = guidance;
+  #view(
+    branch: string,
+    batch: DataBatch,
+    { view, drop: always = [] }: Shown = this.config,
+  ): Promise<Readonly<Record<string, NDArray>>> {
+    const { drop, before } = this.config.guidance;
     const left = { nothing: before?.drop ?? [], none: drop }[branch] ?? [];
-    return look(this.#runner, view, batch, left);
+    return look(this.#runner, view, batch, [...left, ...always]);
   }
 
-  async #lane(name: string, batch: DataBatch): Promise<Lane> {
-    const view = await this.#view(name, batch);
+  async #lane(name: string, batch: DataBatch, shown: Shown): Promise<Lane> {
+    const view = await this.#view(name, batch, shown);
     const { program, standing } = this.#runner.program({
       net: 'unet',
       dims: this.#dims,

@@ -44,7 +44,7 @@ export function velocity(
   return x0.map((x, i) => alpha * noise[i] - sigma * x);
 }
 
-/** What a teacher's velocity is compared with: that of the draw, or in part a given one (a fake score's). */
+/** What a teacher's velocity is compared with: that of the draw, or in part a given one. */
 export interface Draw {
   readonly x0: Float32Array;
   readonly noise: Float32Array;

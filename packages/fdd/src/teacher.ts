@@ -13,6 +13,13 @@ export interface Denoiser {
   predict(noisy: F32Array, t: number): Promise<F32Array> | F32Array;
 }
 
+/** An unedited original, and the teacher as it is shown it. */
+export interface Origin {
+  readonly denoiser: Denoiser;
+  /** Its latents, shaped as the generated ones. */
+  readonly x0: F32Array;
+}
+
 /** A teacher's score-distillation term. */
 export interface SdsOptions {
   readonly weighting: Weighting;
@@ -24,7 +31,9 @@ export interface SdsOptions {
   readonly samples?: number;
   /** The student's own score: subtracted instead of the noise (variational score distillation). */
   readonly fake?: Denoiser;
-  /** Share of the residual that is taken against `fake` and not against the noise. Default 1. */
+  /** An original: its residual at the same (t, ε) is subtracted (delta denoising score). Not beside `fake`. */
+  readonly origin?: Origin;
+  /** Share of what `fake` or `origin` takes off; the rest of the residual is against the noise. Default 1. */
   readonly share?: number;
 }
 
@@ -46,12 +55,13 @@ export function timeRange(
 
 /**
  * The cotangent on x₀ of one teacher's SDS term, mean over elements: scale · E[W(t) (v̂ − v)] / size.
- * With a fake score the residual is v̂ − (share · v̂_fake + (1 − share) · v). Draws come from `rng` alone.
+ * With a fake score the residual is v̂ − (share · v̂_fake + (1 − share) · v), with an original
+ * (v̂ − v) − share · (v̂ − v)(original). Draws come from `rng` alone.
  */
 export async function sdsCotangent(
   teacher: Denoiser,
   x0: F32Array,
-  { weighting, scale, range, samples = 1, fake, share = 1 }: SdsOptions,
+  { weighting, scale, range, samples = 1, fake, origin, share = 1 }: SdsOptions,
   rng: Rng,
 ): Promise<F32Array> {
   const { schedule } = teacher;
@@ -63,11 +73,20 @@ export async function sdsCotangent(
     const t = first + draw.int(last - first + 1);
     const level = schedule.level(t);
     const noise = draw.normals(x0.shape);
-    const noisy: F32Array = { ...x0, data: diffuse(x0.data, noise.data, level) };
-    const velocity = async (from: Denoiser): Promise<Float32Array> =>
-      mix(toVelocity(from.schedule, t), noisy, await from.predict(noisy, t)).data;
+    const velocity = async (from: Denoiser, clean = x0): Promise<Float32Array> => {
+      const noisy: F32Array = { ...clean, data: diffuse(clean.data, noise.data, level) };
+      return mix(toVelocity(from.schedule, t), noisy, await from.predict(noisy, t)).data;
+    };
     const own = await velocity(teacher);
-    const baseline = fake && (await velocity(fake));
+    let baseline = fake && (await velocity(fake));
+    if (origin) {
+      // v + (v̂ − v)(original): the two v differ by the clean latents alone.
+      const { denoiser, x0: clean } = origin;
+      baseline = await velocity(denoiser, clean);
+      baseline.forEach((told, k) => {
+        baseline![k] = told + level.sigma * (clean.data[k] - x0.data[k]);
+      });
+    }
     addSds(
       out,
       own,

@@ -1,6 +1,6 @@
 /** Condition views: what of a data point each model reads, and what its unconditional branch leaves out. */
 
-import type { Model, ModelRunner } from '@attune/core';
+import type { Model, ModelRunner, Rows } from '@attune/core';
 import { AttuneError, type F32Array, i64, type NDArray, nearest, zeros } from '@attune/engine';
 
 /** A batch of data by field. Prompts are text, everything else arrays. */
@@ -52,12 +52,25 @@ export function promptIds(model: Model, view: View, { text }: DataBatch): Feeds 
   );
 }
 
+/** Of an array with a row for every frame, each clip's first [B, …]; others as they are. */
+export function firstRows<T extends NDArray>(array: T, { B, F }: Rows): T {
+  if (array.shape[0] !== B * F || F === 1) return array;
+  const size = array.data.length / (B * F);
+  const data = array.data.slice(0, B * size);
+  for (let b = 0; b < B; b++) {
+    const first = array.data.subarray(b * F * size, (b * F + 1) * size);
+    (data as { set(from: typeof first, at: number): void }).set(first, b * size);
+  }
+  return { ...array, shape: [B, ...array.shape.slice(1)], data };
+}
+
 async function encoded(runner: ModelRunner, prompts: readonly string[]): Promise<F32Array> {
   const { states } = await runner.encodeText(prompts);
   return states;
 }
 
-function fieldOf<T>(fields: Readonly<Record<string, T>>, field: string, input: string): T {
+/** A field of the data; an error that names it, who asks and the nearest where there is none. */
+export function fieldOf<T>(fields: Readonly<Record<string, T>>, field: string, input: string): T {
   const value = fields[field];
   if (value !== undefined) return value;
   throw new AttuneError(

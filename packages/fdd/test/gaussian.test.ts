@@ -191,6 +191,35 @@ test('the pull has the size of the closed form', async () => {
   expect(total).toBeCloseTo(kappa(0.5, 'uniform') * (2 - 1), 1);
 });
 
+test('an original takes the bias off, and the noise with it: a pull of one draw is exact', async () => {
+  const x0 = f32([2, -1, 0.5], [3, 1]);
+  const origin = {
+    denoiser: denoiser(
+      () => 0.4,
+      () => 0.5,
+    ),
+    x0: f32([1, 1, 1], [3, 1]),
+  };
+  const one = { mean: 1, deviation: 0.5, weight: 1 };
+  const options = { weighting: 'uniform', scale: 3, range: [0.5, 0.5], samples: 1 } as const;
+  const pull = async (seed: number, more: object): Promise<number[]> => {
+    const rng = Rng.of(seed);
+    const { data } = await sdsCotangent(teacher(one), x0, { ...options, ...more }, rng);
+    return [...data];
+  };
+  // At one time the pull of a Gaussian teacher is linear: w σ α / (α² s² + σ²) of (x − μ) − (x_o − μ_o).
+  const { alpha, sigma } = schedule.level(500);
+  const factor = (alpha * sigma) / (alpha ** 2 * 0.25 + sigma ** 2);
+  const expected = [...x0.data].map((x) => factor * (x - 1 - (1 - 0.4)));
+  const [first, second] = [await pull(1, { origin }), await pull(2, { origin })];
+  first.forEach((value, i) => expect(value).toBeCloseTo(expected[i], 5));
+  second.forEach((value, i) => expect(value).toBeCloseTo(expected[i], 5));
+  const [plain, other] = [await pull(1, {}), await pull(2, {})];
+  expect(Math.max(...plain.map((x, i) => Math.abs(x - other[i])))).toBeGreaterThan(0.01);
+  const half = await pull(1, { origin, share: 0.5 });
+  half.forEach((value, i) => expect(value).toBeCloseTo((first[i] + plain[i]) / 2, 5));
+});
+
 test('at zero signal the residual is finite and its ε-form vanishes', () => {
   const last = schedule.level(schedule.length - 1);
   expect(last.alpha).toBe(0);

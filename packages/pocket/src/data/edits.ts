@@ -24,7 +24,8 @@ export const EditsOptions = z.strictObject({
 /**
  * Fields: `source` [N·F, 3, 64, 64] in [0, 1], `pixels` (the exact edited twin) in [-1, 1], `task` [N],
  * the same as `edit.image` and `edit.task`, prompts as `input_ids` and `instruction_ids` [N, L].
- * Prompts as words: `caption`, `motion_caption`, `instruction`.
+ * Prompts as words: `caption`, `motion_caption`, `instruction`, and of the source `source_caption`,
+ * `source_motion_caption`.
  */
 export function edits(options: z.infer<typeof EditsOptions>, { tokenizer }: Model): DataSource {
   const { frames, length, drop, bare } = options;
@@ -71,6 +72,8 @@ export function edits(options: z.infer<typeof EditsOptions>, { tokenizer }: Mode
         caption: words.map((w) => w.caption),
         motion_caption: words.map((w) => w.motionCaption),
         instruction: words.map((w) => w.instruction),
+        source_caption: words.map((w) => w.sourceCaption),
+        source_motion_caption: words.map((w) => w.sourceMotionCaption),
       };
     },
   };
@@ -80,6 +83,8 @@ interface Words {
   readonly caption: string;
   readonly motionCaption: string;
   readonly instruction: string;
+  readonly sourceCaption: string;
+  readonly sourceMotionCaption: string;
 }
 
 interface Sample {
@@ -106,6 +111,8 @@ function one(
       caption: noWords || noCaption ? '' : edit.caption,
       motionCaption: noWords || noCaption ? '' : edit.motionCaption,
       instruction: noWords ? '' : edit.instruction,
+      sourceCaption: noWords || noCaption ? '' : edit.sourceCaption,
+      sourceMotionCaption: noWords || noCaption ? '' : edit.sourceMotionCaption,
     },
     render: () => ({
       before: noImage ? new Float32Array(frames * 3 * AREA) : pixels(edit.source),

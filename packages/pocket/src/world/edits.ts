@@ -30,6 +30,8 @@ export interface Edit {
   readonly motionCaption: string;
   /** Of the source, without words of motion. */
   readonly sourceCaption: string;
+  /** Of the source, with words of motion. */
+  readonly sourceMotionCaption: string;
 }
 
 /** What each task asks of its source, and how it changes it. */
@@ -109,6 +111,7 @@ export function sampleEdit(rng: Rng, task: TaskName, fixed: Fixed = {}): Edit {
     caption: imageCaption(target, words),
     motionCaption: clipCaption(target, words),
     sourceCaption: imageCaption(source, words),
+    sourceMotionCaption: clipCaption(source, words),
   };
 }
 
