@@ -118,10 +118,19 @@ export function sessionOptions(
           : { model_external_initializers_file_folder_path: parse(process.cwd()).root }),
         intra_op: { allow_spinning: '0' },
       },
-      ...(mapped ? { optimization: { disable_specified_optimizers: 'ConstantFolding' } } : {}),
+      optimization: { disable_specified_optimizers: unwanted(mapped).join(';') },
     },
   };
 }
+
+/**
+ * Optimisers that ONNX Runtime is to leave out. Fused with the sum before it, a normalisation loses, on a GPU, the
+ * deviations that its gradient reads. Folded constants would be copies of mapped weights.
+ */
+const unwanted = (mapped: boolean): readonly string[] => [
+  'SkipLayerNormFusion',
+  ...(mapped ? ['ConstantFolding'] : []),
+];
 
 /** Why a session could not be made. */
 export function refusal(device: Device, error: unknown): AttuneError {
