@@ -7,11 +7,12 @@ import torch.nn.functional as F
 
 from common import F64, FIXTURES, TOLERANCE, error, normal, uniform, write_safetensors
 
-CASES = {}  # name: (inputs in the order of the call, function, attributes)
+CASES = {}  # name: (inputs in the order of the call, function, attributes, cotangent)
+still = torch.no_grad()  # around what has no gradient, or one that is zero everywhere: values alone
 
 
-def case(name, call, attributes=None, **inputs) -> None:
-    CASES[name] = (inputs, call, attributes or {})
+def case(name, call, attributes=None, dy=None, **inputs) -> None:
+    CASES[name] = (inputs, call, attributes or {}, dy)
 
 
 def n(*shape):
@@ -21,6 +22,11 @@ def n(*shape):
 
 def positive(key):
     return uniform((3, 5), *key, low=0.2, high=3)
+
+
+def halves(*shape):
+    """-1, -0.5, 0, 0.5 or 1: numbers that are often equal."""
+    return lambda key: uniform(shape, *key, high=5).floor() / 2 - 1
 
 
 def conv(name, x, w, bias=True, **attributes) -> None:
@@ -144,18 +150,85 @@ case(
     mask=n(5, 7),
 )
 
+case("swap", lambda x: x.mT, x=n(2, 3, 4, 5))
+case("expand", lambda x: x.expand(2, 4, 3, 5), x=n(4, 1, 5))
+case("sum_to", lambda x: x.sum_to_size(3, 1, 5), x=n(2, 3, 4, 5))
+case(
+    "scatter_add",
+    lambda ids, x: x.new_zeros(6, 4).index_add(0, ids.flatten(), x.flatten(0, 1)),
+    {"rows": 6},
+    ids=torch.tensor([[5, 0, 5], [2, 5, 0]]),
+    x=n(2, 3, 4),
+)
+case("neg", torch.neg, x=n(3, 5))
+case("sign", still(torch.sign), x=halves(3, 5))
+case("floor", still(torch.floor), x=halves(3, 5))
+case("greater", still(lambda x, w: (x > w).long()), x=halves(4, 5), w=halves(5))
+case("less", still(lambda x, w: (x < w).long()), x=halves(4, 5), w=halves(5))
+case("equal", still(lambda x, w: (x == w).long()), x=halves(4, 5), w=halves(5))
+case("argmax", still(lambda x: x.argmax(1)), {"axis": 1}, x=halves(2, 7, 3))  # the first of equal ones
+case("cast_integers", still(lambda x: x.mul(3).long()), x=n(3, 5))
+case(
+    "cast_halves",  # PyTorch rounds the cotangent too: to itself, here
+    lambda x: x.half().to(x.dtype),
+    dy=lambda key: normal((3, 5), *key).half().float(),
+    x=n(3, 5),
+)
+case("normalize", lambda x: F.layer_norm(x, (7,), eps=1e-5), {"eps": 1e-5}, x=n(2, 3, 7))
+case("normalize_rows", lambda x: F.layer_norm(x, (7,), eps=1e-6), {"eps": 1e-6}, x=n(4, 7))
+
+case("gemm", torch.mm, x=n(3, 4), w=n(4, 5))
+case("gemm_first_turned", lambda x, w: torch.mm(x.T, w), x=n(4, 3), w=n(4, 5))
+case("gemm_first_turned_wide", lambda x, w: torch.mm(x.T, w), x=n(4, 7), w=n(4, 3))
+case("gemm_second_turned", lambda x, w, b: torch.addmm(b, x, w.T), x=n(3, 4), w=n(5, 4), b=n(5))
+case("gemm_both_turned", lambda x, w, b: torch.addmm(b, x.T, w.T), x=n(4, 3), w=n(5, 4), b=n(3, 5))
+case("transposed", lambda x, w: x.mT @ w, x=n(2, 4, 3), w=n(2, 4, 6))
+case("transposed_wide", lambda x, w: x.mT @ w, x=n(2, 4, 6), w=n(2, 4, 3))
+case("accumulate", torch.addcmul, x=n(2, 3, 4), w=n(2, 3, 4), b=n(2, 1, 1))
+case(
+    "accumulate_low_rank",  # what a LoRA adds: x + b (w qᵀ) kᵀ
+    lambda x, w, b, q, k: torch.addcmul(x, w @ q.mT @ k.mT, b),
+    x=n(2, 3, 5),
+    w=n(2, 3, 4),
+    b=n(),
+    q=n(2, 4),
+    k=n(5, 2),
+)
+for suffix, stride in {"": 1, "_stride2": 2}.items():
+    how = {"stride": stride, "padding": 1}
+    size = (4, 3, 3, 3)
+    image, made = ((2, 3, 5, 6), (2, 4, 5, 6)) if stride == 1 else ((2, 3, 7, 8), (2, 4, 4, 4))
+    case(
+        f"conv2d_input_grad{suffix}",
+        lambda x, w, image=image, how=how: torch.nn.grad.conv2d_input(image, w, x, **how),
+        how | {"shape": image},
+        x=n(*made),
+        w=n(*size),
+    )
+    case(
+        f"conv2d_weight_grad{suffix}",
+        lambda x, w, size=size, how=how: torch.nn.grad.conv2d_weight(x, size, w, **how),
+        how | {"shape": size},
+        x=n(*image),
+        w=n(*made),
+    )
+case("flip_kernel", lambda w: w.transpose(0, 1).flip(2, 3), w=n(4, 3, 3, 2))
+
 
 def value(given, key):
     return given if isinstance(given, torch.Tensor) else given(key)
 
 
 def run(name: str, dtype) -> tuple[dict, dict]:
-    """What goes in (inputs, cotangent `dy`) and what comes out (`y`, `d<input>`)."""
-    specs, call, _ = CASES[name]
+    """What goes in (inputs, cotangent `dy`) and what comes out (`y`, `d<input>`); without gradients, `y` alone."""
+    specs, call, _, dy = CASES[name]
     given = {k: value(v, ("ops", name, k)) for k, v in specs.items()}
     ins = {k: v.to(dtype).requires_grad_() if v.is_floating_point() else v for k, v in given.items()}
     y = call(*ins.values())
-    given["dy"] = normal(y.shape, "ops", name, "dy")
+    if not y.requires_grad:
+        return given, {"y": y}
+    key = ("ops", name, "dy")
+    given["dy"] = dy(key) if dy else normal(y.shape, *key)
     wrt = {k: v for k, v in ins.items() if v.is_floating_point()}
     grads = torch.autograd.grad(y, list(wrt.values()), given["dy"].to(dtype))
     return given, {"y": y.detach()} | {f"d{k}": g for k, g in zip(wrt, grads)}
@@ -169,5 +242,5 @@ def make() -> None:
             worst = error(single[key], out[key])
             assert worst < TOLERANCE["out"], f"{name}.{key} differs by {worst:.1e}"
         tensors |= {f"{name}.{k}": v.float() if v.is_floating_point() else v for k, v in (given | out).items()}
-    cases = {name: attributes for name, (_, _, attributes) in CASES.items()}
+    cases = {name: attributes for name, (_, _, attributes, _) in CASES.items()}
     write_safetensors(path, tensors, {"cases": json.dumps(cases, sort_keys=True)})
