@@ -3,7 +3,7 @@
     python bench/full/make.py FOLDER [--width 320]
 
 About 3.4 GB, outside the tree. Every parameter is random, zero convolutions and norms too, and scaled so that no
-signal fades or grows (test/parity/common.py). `--width` below 320 makes the same structure smaller.
+signal fades or grows (test/parity/fixture.py). `--width` below 320 makes the same structure smaller.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from accelerate import init_empty_weights
 from diffusers import ControlNetModel, DDIMScheduler, MotionAdapter, UNet2DConditionModel
 
 sys.path.append(str(Path(__file__).parents[2] / "test" / "parity"))
-from common import randomise  # noqa: E402
+from fixture import randomise  # noqa: E402
 from loras import SPATIAL, add, save_diffusers, values  # noqa: E402
 
 LOOK = {"unet": {"r": 16, "lora_alpha": 16, "target_modules": SPATIAL + r"attn[12]\.to_(q|k|v|out\.0)"}}

@@ -18,7 +18,7 @@ import torch
 from diffusers import DDIMScheduler
 
 sys.path.append(str(Path(__file__).parents[2] / "test" / "parity"))
-from common import normal, uniform, write_safetensors  # noqa: E402
+from fixture import normal, uniform, write_safetensors  # noqa: E402
 from stacks import Stack  # noqa: E402
 
 GUIDANCE, STEPS, TOKENS = 7.5, 20, 77

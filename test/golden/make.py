@@ -19,7 +19,7 @@ from lycoris.modules.norms import NormModule
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
-from common import error, normal, write_safetensors  # noqa: E402
+from fixture import error, normal, write_safetensors  # noqa: E402
 
 HERE = Path(__file__).parent
 RANK, ALPHA = 3, 2.0

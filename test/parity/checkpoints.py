@@ -19,7 +19,7 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors.torch import load_file
 
-from common import FIXTURES, fresh, normal, write_json, write_safetensors
+from fixture import FIXTURES, fresh, normal, write_json, write_safetensors
 
 
 class Code:

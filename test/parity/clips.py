@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from common import every_parameter, fresh, randomise, record, rng, write_safetensors
+from fixture import every_parameter, fresh, randomise, record, rng, write_safetensors
 
 VOCAB, LENGTH, BOS, EOS = 96, 12, 93, 94
 

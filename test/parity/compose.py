@@ -7,7 +7,7 @@ from peft import PeftModel
 import loras
 import stacks
 import tokenizer
-from common import F64, FIXTURES, error, fresh, normal, record, uniform
+from fixture import F64, FIXTURES, error, fresh, normal, record, uniform
 
 SPECS = {"look": loras.LOOK, "sway": loras.SWAY, "words": loras.WORDS}
 CLIPS, FRAMES, TOKENS, WIDTH = 2, 3, 5, 24

@@ -6,7 +6,7 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
 import stacks
-from common import FIXTURES, error, fresh, normal, record, uniform, write_io
+from fixture import FIXTURES, error, fresh, normal, record, uniform, write_io
 
 EDIT, MODEL = FIXTURES / "compose" / "pocket" / "edit", FIXTURES / "unet" / "pocket"
 

@@ -7,7 +7,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import loras
 import stacks
-from common import F64, FIXTURES, error, fresh, normal, randomise, record, uniform, write_safetensors
+from fixture import F64, FIXTURES, error, fresh, normal, randomise, record, uniform, write_safetensors
 from compose import ALL, FRAMES, SPECS
 
 TEXT, PROJECTION, HIDDEN, SIDE, PATCH = 24, 10, 12, 8, 4
@@ -47,7 +47,7 @@ def norm(name: str, width: int) -> dict:
 
 
 def value(kind: str, name: str, shape: tuple) -> torch.Tensor:
-    """As `common.randomise`: norms around one, biases off zero, matrices of unit gain, keys that attend to something."""
+    """As `fixture.randomise`: norms around one, biases off zero, matrices of unit gain, keys that attend to something."""
     drawn = normal(shape, "ip-adapter", kind, name)
     if name.endswith("latents"):
         return drawn

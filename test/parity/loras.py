@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from common import normal, write_json, write_safetensors
+from fixture import normal, write_json, write_safetensors
 
 SPATIAL = r"(?!.*motion_modules).*\."
 # name: {part of the pipeline: its PEFT settings}; `r` and `lora_alpha` are per module through the patterns

@@ -16,7 +16,7 @@ warnings.filterwarnings("ignore")
 
 import torch  # noqa: E402
 
-from common import FIXTURES  # noqa: E402
+from fixture import FIXTURES  # noqa: E402
 
 ALL = ["unets", "vaes", "clips", "ops", "tokenizer", "compose", "schedulers", "training", "checkpoints", "ip_adapters", "controls"]
 

@@ -5,7 +5,7 @@ import json
 import torch
 import torch.nn.functional as F
 
-from common import F64, FIXTURES, TOLERANCE, error, normal, uniform, write_safetensors
+from fixture import F64, FIXTURES, TOLERANCE, error, normal, uniform, write_safetensors
 
 CASES = {}  # name: (inputs in the order of the call, function, attributes, cotangent)
 still = torch.no_grad()  # around what has no gradient, or one that is zero everywhere: values alone

@@ -6,7 +6,7 @@ from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, U
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import tokenizer
-from common import randomise
+from fixture import randomise
 
 SCHEDULE = {
     "beta_schedule": "scaled_linear",

@@ -12,7 +12,7 @@ from diffusers import (
 )
 from diffusers.schedulers import scheduling_lcm
 
-from common import fresh, normal, write_json
+from fixture import fresh, normal, write_json
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012}
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")

@@ -8,7 +8,7 @@ from diffusers import ControlNetModel, DDIMScheduler, MotionAdapter, UNet2DCondi
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from transformers import CLIPTextModel
 
-from common import normal, randomise
+from fixture import normal, randomise
 
 
 def save_edit(folder: Path, unet: UNet2DConditionModel, widths: tuple, tasks: int | None = None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from common import fresh, write_json
+from fixture import fresh, write_json
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 MERGES = 320

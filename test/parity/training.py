@@ -9,7 +9,7 @@ from diffusers.training_utils import EMAModel
 
 import loras
 import unets
-from common import F64, FIXTURES, fresh, normal, write_json, write_safetensors
+from fixture import F64, FIXTURES, fresh, normal, write_json, write_safetensors
 
 STEPS = 5
 SHAPES = {"a": (3, 4), "b": (5,)}

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from common import every_parameter, fresh, normal, randomise, record
+from fixture import every_parameter, fresh, normal, randomise, record
 from pipeline import save_pipeline, scheduler
 
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors.torch import load_file
 
-from common import every_parameter, fresh, normal, randomise, record, uniform, write_safetensors
+from fixture import every_parameter, fresh, normal, randomise, record, uniform, write_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

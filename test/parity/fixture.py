@@ -1,4 +1,4 @@
-"""What every fixture script shares: seeded random values, double-precision truth, deterministic files."""
+"""What makes a fixture: seeded random values, double-precision truth, deterministic files."""
 
 import json
 import re
