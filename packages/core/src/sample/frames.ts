@@ -48,3 +48,35 @@ export function allRows(arrays: readonly F32Array[]): F32Array {
     data: joined(arrays.map(({ data }) => data)),
   };
 }
+
+/** How frames are cut. */
+interface Cut {
+  /** Clips that the rows [clips · F, …] belong to. Default 1. */
+  readonly clips?: number;
+  /** Frames of each clip in a piece, at most. */
+  readonly most: number;
+}
+
+/**
+ * What frames become, of which each is done by itself, so that many need no more memory than few. `made` is
+ * given the same frames of every clip, and the number of the first of them.
+ */
+export async function inPieces(
+  x: F32Array,
+  { clips = 1, most }: Cut,
+  made: (some: F32Array, start: number) => Promise<F32Array>,
+): Promise<F32Array> {
+  const each = Array.from({ length: clips }, (_, b) => b);
+  const framesOf = ({ shape }: F32Array): number => shape[0] / clips;
+  const F = framesOf(x);
+  const pieces: F32Array[] = [];
+  for (let start = 0; start < F; start += most) {
+    const count = Math.min(most, F - start);
+    const some = count === F ? x : allRows(each.map((b) => rows(x, b * F + start, count)));
+    pieces.push(await made(some, start));
+  }
+  if (pieces.length === 1) return pieces[0];
+  return allRows(
+    each.flatMap((b) => pieces.map((piece) => rows(piece, b * framesOf(piece), framesOf(piece)))),
+  );
+}

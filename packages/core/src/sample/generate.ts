@@ -5,7 +5,7 @@ import { AttuneError, type F32Array, type Rng } from '@attune/engine';
 import { ddimPlan } from '../schedule/ddim.ts';
 import type { Sampler } from '../schedule/sampler.ts';
 import { Conditions } from './conditions.ts';
-import { allRows, rows } from './frames.ts';
+import { inPieces } from './frames.ts';
 import type { ModelRunner } from './runner.ts';
 import { sample } from './sample.ts';
 
@@ -79,13 +79,10 @@ export async function generate(
   const noise = rng.normals([B * F, channels, side, side]);
   // Frames that no adapter mixes are pictures beside each other.
   const mixes = runner.model.adapters.some(({ mixesFrames }) => mixesFrames);
-  const size = mixes ? F : Math.max(1, Math.floor(AT_ONCE / B));
-  const pieces: F32Array[] = [];
-  for (let start = 0; start < F; start += size) {
-    const count = Math.min(size, F - start);
-    const dims = { B, F: count, H: side, W: side, L: limit };
-    const own = Array.from({ length: B }, (_, b) => rows(noise, b * F + start, count));
-    const made = await sample(runner, {
+  const most = mixes ? F : Math.max(1, Math.floor(AT_ONCE / B));
+  const latents = await inPieces(noise, { clips: B, most }, async (some, start) => {
+    const dims = { B, F: some.shape[0] / B, H: side, W: side, L: limit };
+    return sample(runner, {
       dims,
       branches: await conditions.branches(0, { dims }, { text: {}, none: { words: true } }),
       guidance: {
@@ -93,21 +90,16 @@ export async function generate(
         terms: [{ base: 'none', cond: 'text', scale: guidance }],
       },
       plan,
-      noise: allRows(own),
+      noise: some,
       frame: start,
       rng: start === 0 ? rng.fork('fresh') : rng.fork('fresh', start),
       ...(onStep
         ? {
             onStep: (done: number, of: number) =>
-              onStep((start / size) * of + done, Math.ceil(F / size) * of),
+              onStep((start / most) * of + done, Math.ceil(F / most) * of),
           }
         : {}),
     });
-    pieces.push(made);
-  }
-  const clips = Array.from({ length: B }, (_, b) =>
-    allRows(pieces.map((piece) => rows(piece, b * (piece.shape[0] / B), piece.shape[0] / B))),
-  );
-  const latents = allRows(clips);
+  });
   return { latents, truncated, limit };
 }

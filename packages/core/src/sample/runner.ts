@@ -15,7 +15,7 @@ import { compile, type TraceRequest } from '../adapters/compose.ts';
 import { standingFeeds } from '../adapters/feeds.ts';
 import type { Latents, Model } from '../models/model.ts';
 import { mix } from '../schedule/forms.ts';
-import { allRows, rows } from './frames.ts';
+import { inPieces } from './frames.ts';
 
 type Feeds = Readonly<Record<string, NDArray>>;
 
@@ -81,7 +81,7 @@ export class ModelRunner {
   async encodeImages(pictures: F32Array): Promise<F32Array> {
     const [, , H, W] = pictures.shape;
     const { scale, shift } = this.latents;
-    return inPieces(pictures, H * W, async (some) => {
+    return inPieces(pictures, { most: atOnce(H * W) }, async (some) => {
       const dims = { B: some.shape[0], F: 1, H, W };
       const out = await this.run({ net: 'vae_encoder', dims }, { pixels: affine(some, 2, -1) });
       return affine(out.latents as F32Array, scale, -shift * scale);
@@ -92,7 +92,7 @@ export class ModelRunner {
   async decodeLatents(latents: F32Array): Promise<F32Array> {
     const [, , H, W] = latents.shape;
     const { scale, shift, factor } = this.latents;
-    return inPieces(latents, H * W * factor ** 2, async (some) => {
+    return inPieces(latents, { most: atOnce(H * W * factor ** 2) }, async (some) => {
       const dims = { B: some.shape[0], F: 1, H, W };
       const raw = affine(some, 1 / scale, shift);
       const out = await this.run({ net: 'vae_decoder', dims }, { latents: raw });
@@ -128,20 +128,7 @@ function checkMemory(peak: number, { net, dims: { B, F, H, W } }: TraceRequest):
 /** Pixels that an autoencoder is given at once: one picture of 512², 64 of 64². */
 const PIXELS_AT_ONCE = 2 ** 18;
 
-/** What pictures become, of which each is done by itself, so that many need no more memory than few. */
-async function inPieces(
-  x: F32Array,
-  pixels: number,
-  made: (some: F32Array) => Promise<F32Array>,
-): Promise<F32Array> {
-  const [count] = x.shape;
-  const most = Math.max(1, Math.floor(PIXELS_AT_ONCE / pixels));
-  if (count <= most) return made(x);
-  const pieces: F32Array[] = [];
-  for (let from = 0; from < count; from += most)
-    pieces.push(await made(rows(x, from, Math.min(most, count - from))));
-  return allRows(pieces);
-}
+const atOnce = (pixels: number): number => Math.max(1, Math.floor(PIXELS_AT_ONCE / pixels));
 
 const affine = (x: F32Array, by: number, plus: number): F32Array =>
   plus === 0 ? mix({ cx: by, cp: 0 }, x, x) : { ...x, data: x.data.map((v) => v * by + plus) };
