@@ -76,8 +76,10 @@ describe('derivatives read as on paper', () => {
       %9 = add(%8, %4) [2, 4]
       %10 = mul(dy, %9) [2, 4]
       %11 = gemm(%10, w, transA=false, transB=false) [2, 3]
-      %12 = gemm(%10, x, transA=true, transB=false) [4, 3]
-      return %11, %12"
+      %12 = transpose(x, perm=[1, 0]) [3, 2]
+      %13 = matmul(%12, %10) [3, 4]
+      %14 = transpose(%13, perm=[1, 0]) [4, 3]
+      return %11, %14"
     `);
   });
 

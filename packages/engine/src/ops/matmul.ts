@@ -53,15 +53,8 @@ const gemmOp = defineOp<GemmAttrs>('gemm', {
       throw shapeMismatch('gemm', [m, n], c.shape, 'do not add');
     return [m, n];
   },
-  onnx: (emit, inputs, { attrs: { transA, transB }, shape: [m, n] }) => {
-    const [a, b] = inputs;
-    // As `transposed`, for the same reason; ONNX Runtime would turn a Gemm back.
-    if (transA && !transB && inputs.length === 2 && m > n) {
-      const flipped = emit.node('Transpose', [b], { perm: [1, 0] });
-      return emit.node('Transpose', [emit.node('MatMul', [flipped, a])], { perm: [1, 0] });
-    }
-    return emit.node('Gemm', inputs, { transA: Number(transA), transB: Number(transB) });
-  },
+  onnx: (emit, inputs, { attrs: { transA, transB } }) =>
+    emit.node('Gemm', inputs, { transA: Number(transA), transB: Number(transB) }),
   vjp: (dy, [a, b, c], { attrs: { transA, transB } }) => [
     transA ? gemm(b, dy, { transA: transB, transB: true }) : gemm(dy, b, { transB: !transB }),
     transB ? gemm(dy, a, { transA: true, transB: transA }) : gemm(a, dy, { transA: !transA }),
@@ -69,12 +62,18 @@ const gemmOp = defineOp<GemmAttrs>('gemm', {
   ],
 });
 
-/** A′ · B′ + c for matrices, A′ and B′ transposed where asked; `c` broadcasts to the result. */
-export const gemm = (
+/**
+ * A′ · B′ + c for matrices, A′ and B′ transposed where asked; `c` broadcasts to the result. A larger first
+ * operand that is transposed alone goes as in `transposed`.
+ */
+export function gemm(
   a: Tensor,
   b: Tensor,
   { transA = false, transB = false, c }: { transA?: boolean; transB?: boolean; c?: Tensor } = {},
-): Tensor => gemmOp(c ? [a, b, c] : [a, b], { transA, transB });
+): Tensor {
+  const product = gemmOp(c ? [a, b, c] : [a, b], { transA, transB }); // refuses what does not fit
+  return transA && !transB && !c && a.dim(1) > b.dim(1) ? transposed(a, b) : product;
+}
 
 /** x [… in] · Wᵀ + b, with W [out, in] as PyTorch stores it. */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
