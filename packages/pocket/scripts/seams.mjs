@@ -14,28 +14,17 @@
  * No way of joining changes what a window alone does: read `at borders` beside `elsewhere`, and both
  * beside the truth's own, which is what resampling costs.
  */
-import { readFileSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
-import {
-  editFrames,
-  findPlugins,
-  ModelRunner,
-  openSampler,
-  openStack,
-  parseYaml,
-  PluginLoader,
-  Sampling,
-  StackFile,
-  windows,
-} from '@attune/core';
+import { windows } from '@attune/core';
 import { OrtRuntime, Rng } from '@attune/engine';
 import { flowValidity, formatReport, motionRatio, psnr, rowsOf, warpError } from '@attune/eval';
 import { renderLong, sampleEdit, SIDE, TASKS } from '@attune/pocket';
 
 import { writeGrid } from './grid.mjs';
+import { editedClip, openStacks } from './stacks.mjs';
 
 const pocket = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values: flags } = parseArgs({
@@ -58,15 +47,7 @@ const HELD_OUT_SEED = 900_501;
 const F = Number(flags.frames);
 const size = Number(flags.window);
 const runtime = new OrtRuntime({ threads: Number(flags.threads) });
-const loader = new PluginLoader(findPlugins(join(pocket, '..', 'cli')));
-const file = resolve(flags.stack);
-const stack = parseYaml(StackFile, readFileSync(file, 'utf8'), file);
-const opened = async (how) =>
-  new ModelRunner(await openStack(stack, dirname(file), loader, how), runtime);
-const models = { stack: await opened({}), stills: await opened({ stills: true }) };
-const sampling = Sampling.parse(stack.sampling ?? {});
-const sampler = await openSampler(sampling.sampler, loader);
-const plan = sampler(models.stack.model.schedule, Number(flags.steps ?? sampling.steps));
+const stack = await openStacks(flags.stack, runtime, flags.steps);
 
 const array = (data, ...shape) => ({ dtype: 'f32', shape, data });
 const framesOf = ({ frames }) => array(frames, F, 3, SIDE, SIDE);
@@ -74,30 +55,12 @@ const framesOf = ({ frames }) => array(frames, F, 3, SIDE, SIDE);
 /** Windows that share nothing where `way` is `apart`. */
 const windowOf = (way) => ({ size, overlap: way === 'apart' ? 0 : Number(flags.overlap) });
 
-async function edited(edit, source, id, way) {
-  const request = {
-    instruction: edit.instruction,
-    caption: edit.caption,
-    motionCaption: edit.motionCaption,
-    guidance: { text: sampling.guidance, image: sampling.image_guidance },
-    plan,
+const edited = (edit, source, id, way) =>
+  editedClip(stack, edit, source, {
     seed: id,
-    size: [SIDE, SIDE],
     window: windowOf(way),
     ...(way === 'apart' ? {} : { join: way }),
-  };
-  const data = new Float32Array(source.data.length);
-  const each = Array.from({ length: F }, (_, f) => rowsOf(source, f, f + 1).data);
-  let at = 0;
-  for await (const frame of editFrames(models, each, request)) {
-    data.set(
-      frame.map((v) => Math.round(255 * Math.min(1, Math.max(0, v))) / 255),
-      at,
-    );
-    at += frame.length;
-  }
-  return { ...source, data };
-}
+  });
 
 /** Where each pair of frames f, f + 1 lies. */
 async function places(window) {
@@ -145,12 +108,11 @@ for (let id = 0; id < Number(flags.clips); id++) {
   }
   measure('truth', truth, truth, target, await places(windowOf('joined')));
 }
-await models.stack.release();
-await models.stills.release();
+await stack.release();
 
 console.log(
   formatReport({
-    title: `# Seams: ${flags.clips} clips of ${F} frames, windows of ${size} that share ${flags.overlap}, ${plan.steps.length} steps`,
+    title: `# Seams: ${flags.clips} clips of ${F} frames, windows of ${size} that share ${flags.overlap}, ${stack.plan.steps.length} steps`,
     metrics: [
       { key: 'border', label: 'warp error × 1000 at borders', better: 'lower' },
       { key: 'overlap', label: 'in overlaps', better: 'lower' },
