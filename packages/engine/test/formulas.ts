@@ -94,7 +94,7 @@ export interface Given {
   readonly ids: Tensor;
 }
 
-export type Formula = (given: Given) => Tensor;
+type Formula = (given: Given) => Tensor;
 
 const conv =
   (stride: number, padding: number | readonly [number, number, number, number]): Formula =>
