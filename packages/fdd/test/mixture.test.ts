@@ -95,7 +95,13 @@ async function descend(
 /** The pull of a critic that learns beside the points. */
 function critic(count: number): Pull {
   const config = CriticConfig.parse({ width: 32, loss: 'hinge' });
-  const heads = new Critic('c', new Map([[site, [count, 1, 1, 1]]]), { B: count, F: 1 }, config, runtime);
+  const heads = new Critic(
+    'c',
+    new Map([[site, [count, 1, 1, 1]]]),
+    { B: count, F: 1 },
+    config,
+    runtime,
+  );
   const optimizer = adamw({ betas: [0, 0.99], weightDecay: 0 });
   let params: Readonly<Record<string, Float32Array>> = heads.initial(Rng.of(3));
   let state = optimizer.init(params);
@@ -103,7 +109,11 @@ function critic(count: number): Pull {
     const draw = rng.fork('real');
     const real = fake.data.map(() => draw.pick(means) + DEVIATION * draw.normal());
     for (let i = 0; i < 2; i++) {
-      const { grads } = await heads.learn(params, { [site]: { ...fake, data: real } }, { [site]: fake });
+      const { grads } = await heads.learn(
+        params,
+        { [site]: { ...fake, data: real } },
+        { [site]: fake },
+      );
       [params, state] = optimizer.update(grads, state, params, 2e-3);
     }
     return (await heads.judge(params, { [site]: fake })).cotangents[site];
