@@ -84,6 +84,12 @@ const dot = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
 
 const off = (a: number, b: number): number => Math.abs(a - b) / Math.abs(b);
 
+/** Generates from a step on; a net that is `shown` what it saw before does not see what changed. */
+interface Cut {
+  readonly from?: number;
+  readonly shown?: boolean;
+}
+
 describe('the gradient of a rollout', () => {
   test.each<[string, GradSteps, 'none' | 'step']>([
     ['of the last step', { last: 1 }, 'none'],
@@ -107,12 +113,11 @@ describe('the gradient of a rollout', () => {
       seen.push(mix(pairs, seen[j], await predict(at, seen[j], j)));
     expect(relativeError(rolled.latents, seen[k])).toBeLessThan(1e-5);
 
-    /** Generates with other parameters from step `from` on; a net that is `shown` what it saw before sees no change. */
     const generated = async (
       params: Params,
-      { from = 0, start = seen[from], shown = false },
+      { from = 0, start, shown = false }: Cut & { start?: F32Array },
     ): Promise<number> => {
-      let x = start;
+      let x = start ?? seen[from];
       for (let j = from; j < k; j++)
         x = mix(steps[j].pairs, x, await predict(params, shown ? seen[j] : x, j));
       return dot(x.data, cotangent.data);
@@ -125,10 +130,10 @@ describe('the gradient of a rollout', () => {
       Object.fromEntries(
         student.names.map((name) => [name, at[name].map((x, i) => x + by * ways[name][i])]),
       );
-    const slope = async (cut: { from?: number; shown?: boolean }) =>
+    const slope = async (cut: Cut) =>
       ((await generated(moved(eps), cut)) - (await generated(moved(-eps), cut))) / (2 * eps);
 
-    const cut = typeof grad === 'object' ? { from: k - grad.last } : { shown: true };
+    const cut: Cut = typeof grad === 'object' ? { from: k - grad.last } : { shown: true };
     const exact = student.names.reduce((sum, name) => sum + dot(grads[name].data, ways[name]), 0);
     expect(off(exact, await slope(cut))).toBeLessThan(1e-3);
     // What was cut off is no small part of it.

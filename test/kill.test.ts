@@ -9,12 +9,15 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
-import { Rng } from '@attune/engine';
+import { UNetConfig } from '@attune/core';
+import { tinyModel } from '@attune/core/testing';
+import { Rng, writeSafetensors } from '@attune/engine';
 import { expect, test } from 'vitest';
 
 const bin = 'packages/cli/bin/attune.js';
@@ -48,28 +51,56 @@ log_every: 1
   return { recipe, folder };
 }
 
-/** A distillation of an editor with a fresh LoRA on tiny random models, through both phases. */
+/** A UNet of one narrow level on the text encoder, autoencoder and schedule of a fixture. */
+function makeModel(folder: string): void {
+  const fixture = resolve('test/parity/fixtures/unet/pocket');
+  mkdirSync(join(folder, 'unet'), { recursive: true });
+  for (const part of ['scheduler', 'text_encoder', 'tokenizer', 'vae'])
+    symlinkSync(join(fixture, part), join(folder, part));
+  cpSync(join(fixture, 'model_index.json'), join(folder, 'model_index.json'));
+  const config = {
+    _class_name: 'UNet2DConditionModel',
+    block_out_channels: [8],
+    down_block_types: ['CrossAttnDownBlock2D'],
+    up_block_types: ['CrossAttnUpBlock2D'],
+    layers_per_block: 1,
+    attention_head_dim: 2,
+    cross_attention_dim: 24,
+    norm_num_groups: 4,
+  };
+  writeFileSync(join(folder, 'unet', 'config.json'), JSON.stringify(config));
+  const { weights } = tinyModel({ config: UNetConfig.parse(config) });
+  const tensors = [...weights.names()].map((name) => [
+    name.slice('unet.'.length),
+    weights.entry(name).load(),
+  ]);
+  writeSafetensors(
+    join(folder, 'unet', 'diffusion_pytorch_model.safetensors'),
+    Object.fromEntries(tensors),
+  );
+}
+
+/** A distillation of a fresh LoRA on it through both phases, with a fake score and a critic. */
 function makeDistillation(): { recipe: string; folder: string } {
   const folder = mkdtempSync(join(tmpdir(), 'kill-'));
-  const fixtures = resolve('test/parity/fixtures');
-  const editor = `{ use: edit, from: ${fixtures}/compose/pocket/edit }`;
-  const backbone = `${fixtures}/unet/pocket`;
-  const view = `{ encoder_hidden_states: text.caption, edit.encoder_hidden_states: text.instruction, edit.image: source }`;
+  makeModel(join(folder, 'model'));
   const recipe = join(folder, 'align.yaml');
+  const view = '{ encoder_hidden_states: text.caption }';
   writeFileSync(
     recipe,
     `distill:
   student:
-    stack: { backbone: ${backbone}, adapters: [${editor}, { name: align, use: lora, rank: 2, train: true }] }
+    stack: { backbone: ./model, adapters: [{ name: align, use: lora, rank: 2, train: true }] }
     view: ${view}
   teachers:
-    edit:
-      stack: { backbone: ${backbone}, adapters: [${editor}] }
+    plain:
+      stack: { backbone: ./model }
       view: ${view}
+      fake: { adapters: [{ name: own, use: lora, rank: 2, train: true }], share: 0.5 }
       critic: { width: 8 }
       sampling: { steps: 2 }
   rollout: { steps: 2 }
-  phases: [{ until: 12 }, { until: 24, adversarial: true }]
+  phases: [{ until: 16 }, { until: 32, adversarial: true }]
   batch: 2
   lr: 0.001
   ema: 0.9
@@ -87,25 +118,46 @@ const args = (
   { threads = 1, more = [] as readonly string[] } = {},
 ): string[] => [bin, command, recipe, '--run', run, '--threads', String(threads), ...more];
 
-/** Runs until done, or until killed `delay` ms after its log has grown by `lines`. */
-function runAndKill(
-  command: readonly string[],
-  log: string,
-  lines: number,
-  delay: number,
-): Promise<boolean> {
-  const length = () => (existsSync(log) ? readFileSync(log, 'utf8').split('\n').length - 1 : 0);
-  return new Promise((done) => {
+/** The step that a run would do next, and whether a checkpoint of it lies there half-written. */
+function standOf(run: string): { next: number; torn: boolean } {
+  const folder = join(run, 'checkpoints');
+  const names = existsSync(folder) ? readdirSync(folder) : [];
+  const steps = names.flatMap((name) => /^step-(\d+)$/.exec(name)?.[1] ?? []).map(Number);
+  return { next: 1 + Math.max(0, ...steps), torn: names.some((name) => /^\.staging/.test(name)) };
+}
+
+/**
+ * When a process is killed: some time after its start, after its next checkpoint, or while that is being
+ * written; not before it has come to the step `from`.
+ */
+interface Moment {
+  readonly on: 'start' | 'checkpoint' | 'write';
+  readonly delay: number;
+  readonly from: number;
+}
+
+/** Runs to the end, which is told, or until the kill. */
+function runAndKill(command: readonly string[], run: string, moment?: Moment): Promise<boolean> {
+  const before = standOf(run);
+  return new Promise((done, fail) => {
     const child = spawn(process.execPath, command, { stdio: 'ignore' });
-    const before = length();
+    const kill = (): void => void child.kill('SIGKILL');
     const watch = setInterval(() => {
-      if (length() < before + lines) return;
+      if (!moment) return;
+      const { next, torn } = standOf(run);
+      if (next < moment.from) return;
+      const checkpoint = next > before.next;
+      // What a process finds half-written is not its own doing.
+      const due = { start: true, checkpoint, write: torn && (checkpoint || !before.torn) };
+      if (!due[moment.on]) return;
       clearInterval(watch);
-      setTimeout(() => child.kill('SIGKILL'), delay);
-    }, 2);
-    child.on('exit', (code) => {
+      if (moment.on === 'write') kill();
+      else setTimeout(kill, moment.delay);
+    }, 1);
+    child.on('exit', (code, signal) => {
       clearInterval(watch);
-      done(code === 0);
+      if (code === 0 || signal === 'SIGKILL') done(code === 0);
+      else fail(new Error(`exit ${code}, ${signal}`));
     });
   });
 }
@@ -120,11 +172,11 @@ const files = (folder: string): Map<string, Buffer> =>
   );
 
 test.each([
-  ['train', makeRecipe],
-  ['distill', makeDistillation],
+  ['train', makeRecipe, { ends: [80], start: 700, step: 50 }],
+  ['distill', makeDistillation, { ends: [16, 32], start: 1500, step: 200 }],
 ] as const)(
-  '%s: ten kills and resumes, byte for byte',
-  async (command, make) => {
+  '%s: ten kills and resumes in each phase, byte for byte',
+  async (command, make, { ends, start, step }) => {
     const { recipe, folder } = make();
     const whole = join(folder, 'whole');
     const broken = join(folder, 'broken');
@@ -132,23 +184,27 @@ test.each([
     const undisturbed = args(command, recipe, whole, { threads: 2 });
     expect(spawnSync(process.execPath, undisturbed).status).toBe(0);
     const rng = Rng.of(11);
-    let kills = 0;
+    const kills = ends.map(() => 0);
+    const torn = new Set<number>();
     let done = false;
-    for (let tries = 0; !done && tries < 60; tries++) {
+    for (let tries = 0; !done && tries < 100; tries++) {
       const resume = existsSync(join(broken, 'recipe.yaml')) ? ['--resume'] : [];
-      // A resumed run drops log lines past its checkpoint, so growth is counted from what is left.
-      const lines = kills < 10 ? 1 + rng.int(2) : 1000;
-      const log = join(broken, 'log.jsonl');
-      done = await runAndKill(
-        args(command, recipe, broken, { more: resume }),
-        log,
-        lines,
-        30 * rng.uniform(),
-      );
-      if (!done) kills++;
+      const phase = kills.findIndex((count) => count < 10);
+      const on = rng.pick(['start', 'checkpoint', 'write'] as const);
+      const delay = rng.uniform() * (on === 'start' ? start : step);
+      const moment = { on, delay, from: phase > 0 ? ends[phase - 1] + 1 : 1 };
+      const again = args(command, recipe, broken, { more: resume });
+      done = await runAndKill(again, broken, phase < 0 ? undefined : moment);
+      if (done) break;
+      const stand = standOf(broken);
+      const struck = ends.findIndex((end) => stand.next <= end);
+      if (struck >= 0) kills[struck]++; // else the result was being written
+      if (stand.torn) torn.add(stand.next);
     }
     expect(done).toBe(true);
-    expect(kills).toBeGreaterThanOrEqual(10);
+    if (process.env.TOLD) console.log(kills, torn);
+    for (const count of kills) expect(count).toBeGreaterThanOrEqual(10);
+    expect(torn.size).toBeGreaterThanOrEqual(3);
     for (const part of ['best', 'checkpoints'])
       expect(same(files(join(broken, part)), files(join(whole, part)))).toBe(true);
     const log = readFileSync(join(broken, 'log.jsonl'), 'utf8');

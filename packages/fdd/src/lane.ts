@@ -21,7 +21,7 @@ import { ModelTeacher } from './model-teacher.ts';
 import type { Pool } from './pool.ts';
 import { Student } from './student.ts';
 import { sdsCotangent } from './teacher.ts';
-import type { DataBatch } from './view.ts';
+import { checkDrops, checkView, type DataBatch } from './view.ts';
 
 export interface LaneOptions {
   readonly student: Model;
@@ -75,10 +75,13 @@ export class Lane {
     const { H, W, F, L } = data.dims;
     const dims: Dims = { B: config.micro, F, H: H / factor, W: W / factor, ...(L ? { L } : {}) };
     this.#noiseShape = [config.micro * F, channels, dims.H, dims.W];
+    checkView(student, config.student.view, { at: 'student.view', stack: config.student.stack });
     this.student = new Student(this.#runner, config.student.view, dims, config.rollout);
     this.#teachers = Object.entries(config.teachers).map(([id, own]) => {
       const stack = teachers[id];
       if (!stack) throw new AttuneError('NO_TEACHER', `The teacher ${id} has no model.`, { id });
+      checkView(stack, own.view, { at: `teachers.${id}.view`, stack: own.stack });
+      checkDrops(own.view, own.guidance, `teachers.${id}.guidance`);
       return new ModelTeacher(id, new ModelRunner(stack, runtime), own, dims);
     });
     for (const { id, config: own } of this.#teachers) {

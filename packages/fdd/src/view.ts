@@ -1,7 +1,16 @@
 /** Condition views: what of a data point each model reads, and what its unconditional branch leaves out. */
 
-import type { Model, ModelRunner, Rows } from '@attune/core';
+import {
+  entryName,
+  type Model,
+  type ModelRunner,
+  nominalDims,
+  type Rows,
+  type StackFile,
+} from '@attune/core';
 import { AttuneError, type F32Array, i64, type NDArray, nearest, zeros } from '@attune/engine';
+
+import type { TeacherConfig } from './config.ts';
 
 /** A batch of data by field. Prompts are text, everything else arrays. */
 export interface DataBatch {
@@ -13,6 +22,60 @@ export interface DataBatch {
 export type View = Readonly<Record<string, string>>;
 
 type Feeds = Readonly<Record<string, NDArray>>;
+
+/** What the loop feeds by itself. */
+const own = ['sample', 'timestep'];
+
+/**
+ * Throws UNKNOWN_INPUT for a key of a view that nothing of the model takes, and MISSING_INPUT where it must be
+ * fed something of which the view does not speak. `at` is the view's place in the recipe. Adapters of `stack`
+ * that the model has not, since their strength is 0, may be spoken of.
+ */
+export function checkView(
+  model: Model,
+  view: View,
+  { at, stack }: { readonly at: string; readonly stack: StackFile },
+): void {
+  const inputs = Object.keys(model.nets.unet?.signature(nominalDims) ?? {});
+  const taken = new Map<string, boolean>();
+  for (const name of inputs) if (!own.includes(name)) taken.set(name, true);
+  for (const { name, ports = {} } of model.adapters)
+    for (const [port, { defaultTo }] of Object.entries(ports))
+      taken.set(`${name}.${port}`, defaultTo === undefined);
+  const there = new Set(model.adapters.map(({ name }) => name));
+  const gone = stack.adapters.map(entryName).filter((name) => !there.has(name));
+  for (const key of Object.keys(view)) {
+    if (taken.has(key) || gone.some((name) => key.startsWith(`${name}.`))) continue;
+    throw new AttuneError(
+      'UNKNOWN_INPUT',
+      `${at}: nothing of the stack takes ${key}; nearest: ${nearest(key, [...taken.keys()], 1).join() || 'none'}; taken: ${[...taken.keys()].join(', ') || 'nothing'}.`,
+      { key },
+    );
+  }
+  for (const [key, needed] of taken)
+    if (needed && !(key in view))
+      throw new AttuneError(
+        'MISSING_INPUT',
+        `${at}: ${key} has to be fed; say of which field of the data, as "${key}: <field>".`,
+        { key },
+      );
+}
+
+/** Throws UNKNOWN_INPUT for what guidance is to leave out and the view does not have; text may be left out of what reads none. */
+export function checkDrops(
+  view: View,
+  { drop, before }: TeacherConfig['guidance'],
+  at: string,
+): void {
+  const keys = Object.keys(view);
+  for (const key of [...drop, ...(before?.drop ?? [])])
+    if (key !== 'encoder_hidden_states' && !keys.includes(key))
+      throw new AttuneError(
+        'UNKNOWN_INPUT',
+        `${at}: ${key} is to be left out, but the view does not feed it; nearest: ${nearest(key, keys, 1).join() || 'none'}.`,
+        { key },
+      );
+}
 
 /** The feeds a view makes of a batch; inputs in `drop` are empty prompts or zeros. */
 export async function look(
