@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { AttuneError } from '@attune/engine';
-import { type Dispatcher, EnvHttpProxyAgent, request } from 'undici';
+import type { Dispatcher } from 'undici';
 
 import type { HubSettings } from './settings.ts';
 
@@ -53,21 +53,15 @@ const redirects = new Set([301, 302, 303, 307, 308]);
 export class HubClient {
   readonly settings: HubSettings;
   readonly patience: Patience;
-  readonly #agent: EnvHttpProxyAgent;
+  #opened: ReturnType<typeof connect> | undefined;
 
   constructor(settings: HubSettings, patience: Patience = { tries: 6, wait: 300 }) {
     this.settings = settings;
     this.patience = patience;
-    const { timeout } = settings;
-    this.#agent = new EnvHttpProxyAgent({
-      connect: { timeout },
-      headersTimeout: timeout,
-      bodyTimeout: timeout,
-    });
   }
 
-  close(): Promise<void> {
-    return this.#agent.destroy();
+  async close(): Promise<void> {
+    await (await this.#opened)?.agent.destroy();
   }
 
   /** One request. Throws Passing for what may pass, AttuneError for a refusal. */
@@ -124,10 +118,11 @@ export class HubClient {
     signal: AbortSignal | undefined,
     options: { method: 'GET' | 'HEAD'; headers: Record<string, string> },
   ): Promise<Dispatcher.ResponseData> {
+    const { request, agent } = await (this.#opened ??= connect(this.settings));
     try {
       return await request(url, {
         ...options,
-        dispatcher: this.#agent,
+        dispatcher: agent,
         ...(signal ? { signal } : {}),
       });
     } catch (error) {
@@ -164,6 +159,13 @@ export class HubClient {
       }
     }
   }
+}
+
+/** Loaded when something is asked for: undici reserves 10 GiB of addresses, which `ulimit -v` may not grant. */
+async function connect({ timeout }: HubSettings) {
+  const { EnvHttpProxyAgent, request } = await import('undici');
+  const times = { headersTimeout: timeout, bodyTimeout: timeout };
+  return { request, agent: new EnvHttpProxyAgent({ connect: { timeout }, ...times }) };
 }
 
 /** The deepest reason of a failed connection, in a line. */
