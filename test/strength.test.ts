@@ -264,6 +264,21 @@ test('changing values compiles nothing', () => {
   expect(inputsOf(other)).toEqual(first);
 });
 
+test('one program, compiled with some values, does what another compiled with other values does', async () => {
+  const [some, other] = [
+    { 'unet.down_blocks': { scale: 0.3, frames: [1, 2] }, default: 0.2 },
+    { 'unet.down_blocks': { scale: -1, frames: [0.5] }, default: 2 },
+  ].map((strength) => conv(strength));
+  const program = compile(some, { net: 'unet', dims }, { runtime });
+  const fed = async (model: Model): Promise<F32Array> => {
+    const out = await program.run({ ...standingFeeds(model, program), ...drawn(program) });
+    return out.sample as F32Array;
+  };
+  expect(relativeError(await fed(other), await run(other))).toBe(0);
+  expect(relativeError(await fed(some), await run(other))).toBeGreaterThan(1e-3);
+  await program.release();
+}, 120_000);
+
 describe('what cannot be a strength is refused', () => {
   test.each<[string, Strength, RegExp]>([
     ['no number', Number.NaN, /it: NaN is no finite number/],

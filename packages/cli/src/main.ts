@@ -3,7 +3,7 @@
 import { AttuneError } from '@attune/engine';
 import { Command, CommanderError } from 'commander';
 
-import { withLock, withRuntime } from './commands/arguments.ts';
+import { withLock, withRuntime, withStrength } from './commands/arguments.ts';
 import { composeCommand } from './commands/compose.ts';
 import { convertCommand } from './commands/convert.ts';
 import { demoCommand } from './commands/demo.ts';
@@ -35,6 +35,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     const command = make();
     if (opensStacks.has(make)) withLock(command);
     if (runsModels.has(make)) withRuntime(command);
+    if (runsStacks.has(make)) withStrength(command);
     program.addCommand(command);
   }
   for (const command of program.commands.flatMap((one) => [one, ...one.commands])) {
@@ -83,16 +84,21 @@ const opensStacks: ReadonlySet<() => Command> = new Set([
   trainCommand,
 ]);
 
-const runsModels: ReadonlySet<() => Command> = new Set([
+/** Commands that run a stack as it is named: a recipe says the strengths of its own. */
+const runsStacks: ReadonlySet<() => Command> = new Set([
   composeCommand,
   demoCommand,
-  distillCommand,
   editCommand,
   evalCommand,
   exportCommand,
   generateCommand,
   probeCommand,
   reportCommand,
+]);
+
+const runsModels: ReadonlySet<() => Command> = new Set([
+  ...runsStacks,
+  distillCommand,
   trainCommand,
 ]);
 

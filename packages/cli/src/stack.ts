@@ -20,6 +20,7 @@ import { AttuneError, HashBook, readText, type RuntimeOptions } from '@attune/en
 
 import { type CommandSession, openSession } from './session.ts';
 import { stackMedia } from './stack-media.ts';
+import { type GivenStrengths, withStrengths } from './strengths.ts';
 
 /** A stack and the folder its paths are relative to. */
 export interface StackArgument {
@@ -65,17 +66,21 @@ const fromFile = (path: string, name: string): StackArgument => ({
 /** A stack with the plugins of the project around it and of its own. */
 export interface StackSession extends StackArgument, CommandSession {}
 
-/** Opens the session of a stack; with `frozen` or `verify`, only if the stack is what its lock says. */
+/**
+ * Opens the session of a stack; with `frozen` or `verify`, only if the stack is what its lock says. Other strengths
+ * are of this session alone: a lock is of the file.
+ */
 export async function openStackSession(
   name: string,
   runtime: RuntimeOptions = {},
-  lock: LockOptions = {},
+  { strength = [], ...lock }: LockOptions & { readonly strength?: GivenStrengths } = {},
 ): Promise<StackSession> {
   const argument = await readStack(name);
-  const { folder, stack } = argument;
+  const { folder } = argument;
+  const [stack] = withStrengths([argument.stack], strength, (mask) => resolve(mask));
   const session = openSession(runtime, { folder, paths: stack.plugins });
   await heedLock(name, argument, session.loader, lock);
-  return { ...argument, ...session };
+  return { ...argument, stack, ...session };
 }
 
 export interface LockOptions {

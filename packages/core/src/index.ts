@@ -35,7 +35,12 @@ export {
 } from './adapters/routes.ts';
 export { clipStrengths, standingFeeds, strengthsAt, trainableInputs } from './adapters/feeds.ts';
 export { type ReadImage, readTensorImage } from './stack/routes.ts';
-export { type ReadMask, readStrength, readTensorMask } from './stack/strength.ts';
+export {
+  type ReadMask,
+  readStrength,
+  readTensorMask,
+  strengthsByAddress,
+} from './stack/strength.ts';
 export type { Modulation, Strength, StrengthValue } from './adapters/strength.ts';
 export { numberAt, scaleGates } from './adapters/strength.ts';
 export { clipText } from './models/clip.ts';
@@ -178,7 +183,8 @@ export {
   StackEntry,
   StackFile,
   stackText,
-  type StrengthEntry,
+  StrengthEntry,
+  StrengthValueEntry,
 } from './stack/schema.ts';
 export { AutoencodeOptions, autoencode } from './train/autoencode.ts';
 export type { DataSource } from './train/data.ts';

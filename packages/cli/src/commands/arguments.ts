@@ -3,6 +3,8 @@
 import { type Device, devices, type RuntimeOptions } from '@attune/engine';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 
+import { collectStrength, type GivenStrengths, strengthHelp } from '../strengths.ts';
+
 export const number = (text: string): number => {
   const value = Number(text);
   if (text.trim() === '' || !Number.isFinite(value))
@@ -42,6 +44,14 @@ export const runtimeOf = ({ threads, device }: RuntimeChoice): RuntimeOptions =>
   ...(threads === undefined ? {} : { threads }),
   ...(device === undefined ? {} : { device }),
 });
+
+export interface StrengthChoice {
+  readonly strength: GivenStrengths;
+}
+
+/** The option of every command that runs a stack; read by `withStrengths`. */
+export const withStrength = (command: Command): Command =>
+  command.option('--strength <name=value>', strengthHelp, collectStrength, []);
 
 /** What `--sampler` may be, for the help. */
 export const samplers = "ddim, euler, dpmpp-2m, lcm or a plugin's";

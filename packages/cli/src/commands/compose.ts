@@ -15,10 +15,11 @@ import { checkPlace, writeWhole } from '../output.ts';
 import { report } from '../report/stack.ts';
 import { collectRoute, type GivenRoutes, routeHelp, withRoutes } from '../routes.ts';
 import { type LockOptions, openStackSession } from '../stack.ts';
+import { withStrengths } from '../strengths.ts';
 import { trusted } from '../trust.ts';
-import { positive, type RuntimeChoice, runtimeOf } from './arguments.ts';
+import { positive, type RuntimeChoice, runtimeOf, type StrengthChoice } from './arguments.ts';
 
-interface Options extends LockOptions, RuntimeChoice {
+interface Options extends LockOptions, RuntimeChoice, StrengthChoice {
   readonly out?: string;
   readonly check?: boolean;
   readonly lock?: boolean;
@@ -82,23 +83,28 @@ async function composed(
 ): Promise<void> {
   const { out, lock: locks = false, frames, json, allowPartial = false } = options;
   checkUsage(adapters, options);
-  const session = await openStackSession(base, runtimeOf(options), options);
+  // Strengths may be of adapters that are added here.
+  const session = await openStackSession(base, runtimeOf(options), { ...options, strength: [] });
   const { file, loader } = session;
   if (locks && file === undefined)
     throw new AttuneError('USAGE', `--lock: ${base} is a model, and only a stack file has a lock.`);
   const written = locks ? file : out;
   if (written !== undefined) checkPlace(lockFileOf(written), 'file');
   const target = resolve(dirname(out ?? file ?? base));
-  const whole = withRoutes(movedTo(target, session), options.route, (image) =>
+  const routed = withRoutes(movedTo(target, session), options.route, (image) =>
     placed(resolve(image), target, image),
   );
   for (const wanted of adapters)
-    whole.adapters.push(
-      await entryOf(wanted, { target, loader, taken: whole.adapters, partial: allowPartial }),
+    routed.adapters.push(
+      await entryOf(wanted, { target, loader, taken: routed.adapters, partial: allowPartial }),
     );
+  const [whole] = withStrengths([routed], options.strength, (mask) =>
+    placed(resolve(mask), target, mask),
+  );
   if (allowPartial)
     for (const entry of whole.adapters) if (entry.from !== undefined) entry.allow_partial = true;
-  const asItIs = adapters.length === 0 && Object.keys(options.route).length === 0;
+  const asItIs =
+    adapters.length + options.strength.length + Object.keys(options.route).length === 0;
   const lockedAs = out ?? (asItIs ? file : undefined);
   // What does not fit together, or does nothing, is not written.
   const found = await trusted({ stack: whole, folder: target }, session, {
@@ -121,13 +127,14 @@ const usage = (what: string): AttuneError => new AttuneError('USAGE', what);
 
 function checkUsage(
   adapters: readonly Wanted[],
-  { out, check, lock, force, route, allowPartial }: Options,
+  { out, check, lock, force, route, strength, allowPartial }: Options,
 ): void {
   if (!out && !check && !lock)
     throw usage('Say where the stack goes (--out stack.yaml), --check it, or --lock it.');
-  if (lock && (out || adapters.length > 0 || Object.keys(route).length > 0))
+  const more = adapters.length + strength.length + Object.keys(route).length > 0;
+  if (lock && (out || more))
     throw usage(
-      '--lock locks a stack file as it is; adapters and routes go into a new one (--out).',
+      '--lock locks a stack file as it is; adapters, strengths and routes go into a new one (--out).',
     );
   if (lock && allowPartial)
     throw usage('--lock locks a stack file as it is: say allow_partial: true in its entries.');

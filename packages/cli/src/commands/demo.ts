@@ -1,7 +1,7 @@
 /** attune demo: a bundled clip edited by the plain stack and by the aligned one, side by side. */
 
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 
 import {
   editFrames,
@@ -30,10 +30,17 @@ import { htmlPage, type Picture } from '../report/page.ts';
 import { openSession } from '../session.ts';
 import { stackMedia } from '../stack-media.ts';
 import { heedLock, type LockOptions, readStack, type StackArgument } from '../stack.ts';
+import { withStrengths } from '../strengths.ts';
 import { progress, say } from '../terminal.ts';
-import { count, positive, type RuntimeChoice, runtimeOf } from './arguments.ts';
+import {
+  count,
+  positive,
+  type RuntimeChoice,
+  runtimeOf,
+  type StrengthChoice,
+} from './arguments.ts';
 
-interface Options extends LockOptions, RuntimeChoice {
+interface Options extends LockOptions, RuntimeChoice, StrengthChoice {
   readonly out: string;
   readonly clip: string;
   readonly instruction?: string;
@@ -80,16 +87,22 @@ async function demoAction(options: Options): Promise<void> {
   const pocket = await openPocket();
   const began = performance.now();
   const { loader, runtime } = openSession(runtimeOf(options));
-  const stacks = new Map<string, StackArgument>();
+  const bundled: StackArgument[] = [];
   for (const name of ['plain', 'aligned']) {
     const argument = await readStack(`pocket/${name}`);
     await heedLock(`pocket/${name}`, argument, loader, options);
-    stacks.set(name, argument);
+    bundled.push(argument);
   }
+  const stacks = withStrengths(
+    bundled.map(({ stack }) => stack),
+    options.strength,
+    (mask) => resolve(mask),
+  );
   const clip = await clipOf(pocket, options);
   say(`${clip.name}: "${clip.instruction}"`);
   const results: { name: string; frames: F32Array }[] = [];
-  for (const [name, { stack, folder }] of stacks) {
+  for (const [i, name] of ['plain', 'aligned'].entries()) {
+    const [stack, { folder }] = [stacks[i], bundled[i]];
     const open = async (stills: boolean): Promise<ModelRunner> =>
       new ModelRunner(await openStack(stack, folder, loader, { ...stackMedia, stills }), runtime);
     const models = { stack: await open(false), stills: await open(true) };

@@ -44,6 +44,7 @@ import {
 } from '../routes.ts';
 import { stackMedia } from '../stack-media.ts';
 import { framesAtOnce, type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
+import { strengthsSaid } from '../strengths.ts';
 import { progress, say, warn } from '../terminal.ts';
 import { type Said, saidOf, timed } from '../texts.ts';
 import {
@@ -54,9 +55,10 @@ import {
   type RuntimeChoice,
   runtimeOf,
   samplers,
+  type StrengthChoice,
 } from './arguments.ts';
 
-interface Options extends LockOptions, RuntimeChoice {
+interface Options extends LockOptions, RuntimeChoice, StrengthChoice {
   readonly out: string;
   readonly stack: string;
   readonly instruction: readonly string[];
@@ -203,11 +205,12 @@ const settingsOf = (
   request: EditRequest,
   sampler: Sampling['sampler'],
   { own }: Instructions,
-  { route }: Options,
+  { route, strength }: Options,
 ) => ({
   instruction: request.instruction,
   instructions: Object.keys(own).length ? own : undefined,
   routes: Object.keys(route).length ? route : undefined,
+  strengths: strengthsSaid(strength),
   negative: request.negative,
   caption: request.caption,
   motion_caption: request.motionCaption,

@@ -1,6 +1,6 @@
 /** attune eval: stacks measured on a suite, with intervals. */
 
-import { basename } from 'node:path';
+import { basename, resolve } from 'node:path';
 
 import {
   type Contestant,
@@ -17,11 +17,18 @@ import { z } from 'zod';
 import { checkPlace, writeWhole } from '../output.ts';
 import { openSession } from '../session.ts';
 import { stackMedia } from '../stack-media.ts';
-import { heedLock, type LockOptions, readStack } from '../stack.ts';
+import { heedLock, type LockOptions, readStack, type StackArgument } from '../stack.ts';
+import { withStrengths } from '../strengths.ts';
 import { pace, progress, say, warn } from '../terminal.ts';
-import { collect, type RuntimeChoice, runtimeOf, settingsOf } from './arguments.ts';
+import {
+  collect,
+  type RuntimeChoice,
+  runtimeOf,
+  settingsOf,
+  type StrengthChoice,
+} from './arguments.ts';
 
-interface Options extends LockOptions, RuntimeChoice {
+interface Options extends LockOptions, RuntimeChoice, StrengthChoice {
   readonly stack: readonly string[];
   readonly set: readonly string[];
   readonly out?: string;
@@ -61,16 +68,25 @@ async function evalAction(suite: string, options: Options): Promise<void> {
     use: suite,
   };
   const { kind, options: settings } = await loader.configured('suites', given, '--set');
-  const contestants: Contestant[] = [];
+  const asked: (StackArgument & { readonly name: string })[] = [];
   for (const { name, file } of options.stack.map(named)) {
-    if (contestants.some((other) => other.name === name))
+    if (asked.some((other) => other.name === name))
       throw new AttuneError(
         'BAD_ARGUMENT',
         `Two stacks are called ${name}; name them apart (--stack name=file).`,
       );
     const argument = await readStack(file);
-    const { stack, folder } = argument;
     await heedLock(file, argument, loader, options);
+    asked.push({ name, ...argument });
+  }
+  const stacks = withStrengths(
+    asked.map(({ stack }) => stack),
+    options.strength,
+    (mask) => resolve(mask),
+  );
+  const contestants: Contestant[] = [];
+  for (const [i, { name, folder }] of asked.entries()) {
+    const stack = stacks[i];
     const open = async (stills: boolean) => {
       const how = { ...stackMedia, ...(stills ? { stills } : { onWarning: warn }) };
       return new ModelRunner(await openStack(stack, folder, loader, how), runtime);

@@ -17,9 +17,9 @@ import { checkPlace, staged } from '../output.ts';
 import { type PartName, partNets } from '../probe/run.ts';
 import { type LockOptions, openStackSession, type StackSession } from '../stack.ts';
 import { printable, say, warn } from '../terminal.ts';
-import { positive, type RuntimeChoice, runtimeOf } from './arguments.ts';
+import { positive, type RuntimeChoice, runtimeOf, type StrengthChoice } from './arguments.ts';
 
-interface Options extends LockOptions, RuntimeChoice {
+interface Options extends LockOptions, RuntimeChoice, StrengthChoice {
   readonly out: string;
   readonly part?: PartName | 'all';
   readonly format: string;

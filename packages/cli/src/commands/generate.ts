@@ -11,10 +11,19 @@ import { checkOutput, columnsOf, sideBySide, writeMedia } from '../media/index.t
 import { collectRoute, type GivenRoutes, routeHelp, withRoutes } from '../routes.ts';
 import { stackMedia } from '../stack-media.ts';
 import { type LockOptions, openStackSession, stackWarnings } from '../stack.ts';
+import { strengthsSaid } from '../strengths.ts';
 import { progress, say, warn } from '../terminal.ts';
-import { count, number, positive, type RuntimeChoice, runtimeOf, samplers } from './arguments.ts';
+import {
+  count,
+  number,
+  positive,
+  type RuntimeChoice,
+  runtimeOf,
+  samplers,
+  type StrengthChoice,
+} from './arguments.ts';
 
-interface Options extends LockOptions, RuntimeChoice {
+interface Options extends LockOptions, RuntimeChoice, StrengthChoice {
   readonly out: string;
   readonly stack: string;
   readonly sampler?: string;
@@ -81,6 +90,7 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
           guidance: options.guidance,
           sampler: samplerId,
           routes: Object.keys(options.route).length ? options.route : undefined,
+          strengths: strengthsSaid(options.strength),
         },
         options.stack,
         session,

@@ -16,10 +16,17 @@ import {
 } from '../probe/run.ts';
 import { readTensors, refuseNonFinite } from '../probe/tensors.ts';
 import { type LockOptions, openStackSession } from '../stack.ts';
+import { strengthsSaid } from '../strengths.ts';
 import { say } from '../terminal.ts';
-import { number, positive, type RuntimeChoice, runtimeOf } from './arguments.ts';
+import {
+  number,
+  positive,
+  type RuntimeChoice,
+  runtimeOf,
+  type StrengthChoice,
+} from './arguments.ts';
 
-interface Options extends LockOptions, RuntimeChoice {
+interface Options extends LockOptions, RuntimeChoice, StrengthChoice {
   readonly inputs: string;
   readonly out: string;
   readonly part: PartName;
@@ -90,14 +97,20 @@ function checkUsage({ inputs, out, vjp, part, rollout, sample, steps }: Options)
 function write(
   { outputs, grads }: Probed,
   name: string,
-  { out, part }: Options,
+  { out, part, strength }: Options,
 ): Record<string, NDArray> {
   const tensors = {
     ...outputs,
     ...Object.fromEntries(Object.entries(grads).map(([key, value]) => [`grad.${key}`, value])),
   };
   for (const [key, value] of Object.entries(tensors)) refuseNonFinite(value, `the result ${key}`);
-  writeSafetensors(out, tensors, { tool: 'attune probe', model: name, part });
+  const strengths = strengthsSaid(strength);
+  writeSafetensors(out, tensors, {
+    tool: 'attune probe',
+    model: name,
+    part,
+    ...(strengths ? { strengths: JSON.stringify(strengths) } : {}),
+  });
   return tensors;
 }
 

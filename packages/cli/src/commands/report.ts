@@ -10,9 +10,9 @@ import { openWhole } from '../probe/model.ts';
 import { changes, interferencePage, overlapTable } from '../report/interference.ts';
 import { type LockOptions, openStackSession } from '../stack.ts';
 import { printable, say } from '../terminal.ts';
-import { type RuntimeChoice, runtimeOf } from './arguments.ts';
+import { type RuntimeChoice, runtimeOf, type StrengthChoice } from './arguments.ts';
 
-interface Options extends LockOptions, RuntimeChoice {
+interface Options extends LockOptions, RuntimeChoice, StrengthChoice {
   readonly out?: string;
   readonly align?: string;
   readonly json?: boolean;

@@ -2,10 +2,11 @@
 
 import { relative, resolve } from 'node:path';
 
-import { isHubReference, type StackFile, type StrengthEntry } from '@attune/core';
+import { isHubReference, type StackFile } from '@attune/core';
 
 import { movedImages } from '../routes.ts';
 import type { StackSession } from '../stack.ts';
+import { movedMasks } from '../strengths.ts';
 
 /** A path for the stack file: relative to it, or the hub's reference as it is. */
 export const placed = (whole: string, target: string, given: string): string =>
@@ -29,21 +30,6 @@ export function movedTo(target: string, { stack, folder, loader }: StackSession)
     ...(stack.routes ? { routes: movedImages(stack.routes, moved) } : {}),
     plugins: stack.plugins.map(moved),
   };
-}
-
-/** A strength with the paths of its masks changed. */
-function movedMasks(strength: StrengthEntry, moved: (path: string) => string): StrengthEntry {
-  if (typeof strength === 'number') return strength;
-  return Object.fromEntries(
-    Object.entries(strength).map(([key, value]: [string, StrengthEntry | string]) => [
-      key,
-      key === 'mask' && typeof value === 'string'
-        ? moved(value)
-        : typeof value === 'object' && !Array.isArray(value)
-          ? movedMasks(value, moved)
-          : value,
-    ]),
-  ) as StrengthEntry;
 }
 
 /** A bare word is a bundled model's id: a folder beside the stack file is written with a dot. */

@@ -106,6 +106,10 @@ export function numberAt(strength: Strength | undefined, address: string): numbe
   return during || steps || frames || mask ? undefined : scale;
 }
 
+/** Whether an adapter has other strengths at some addresses. */
+export const hasAddresses = ({ name, strength }: Gated): boolean =>
+  rules(name, strength).some(({ prefix }) => prefix !== '');
+
 /** Of the addresses that a strength names, those that stand for none of the places where the adapter acts. */
 export const idleAddresses = (gated: Gated, acts: readonly string[]): string[] =>
   rules(gated.name, gated.strength)

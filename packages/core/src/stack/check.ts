@@ -4,7 +4,7 @@ import { AttuneError, nearest, sameShape } from '@attune/engine';
 
 import { inventory, traceNet } from '../adapters/compose.ts';
 import { routeProblems } from '../adapters/routes.ts';
-import { idleAddresses } from '../adapters/strength.ts';
+import { hasAddresses, idleAddresses } from '../adapters/strength.ts';
 import { type Dims, nominalDims } from '../models/net.ts';
 import { skippedText } from '../plugins/partial.ts';
 import { baseFamily } from '../plugins/survey.ts';
@@ -288,7 +288,11 @@ function placesOf({ model }: StackParts): Places {
   return places;
 }
 
-/** Strengths for addresses at which their adapter does not act. */
+/** Strengths for addresses at which their adapter does not act. Traces all nets, where a strength names one. */
+export function checkAddresses(stack: StackParts): Finding[] {
+  return stack.model.adapters.some(hasAddresses) ? strengths(stack, placesOf(stack)) : [];
+}
+
 function strengths({ model }: StackParts, places: Places): Finding[] {
   return model.adapters.flatMap((adapter) => {
     const { name } = adapter;

@@ -19,7 +19,7 @@ import { createPartly, type Skipped, skippedText } from '../plugins/partial.ts';
 import type { AdapterFile, AdapterKind, Detection } from '../plugins/plugin.ts';
 import { baseFamily } from '../plugins/survey.ts';
 import { NoiseSchedule } from '../schedule/noise.ts';
-import { checkParts, findingText } from './check.ts';
+import { checkAddresses, checkParts, findingText } from './check.ts';
 import { type Declared, declaredOf } from './declared.ts';
 import { type ReadImage, readRoutes, readTensorImage } from './routes.ts';
 import { checkFile, entryName, StackEntry, type StackFile } from './schema.ts';
@@ -90,14 +90,16 @@ export async function openStack(
 ): Promise<Model> {
   const whole = await readStackParts(stack, folder, loader, options);
   refuseSilence(whole, options);
-  const findings = checkParts(
-    whole,
-    options.frames === undefined ? {} : { frames: options.frames },
-  );
-  for (const finding of findings)
-    if (finding.level === 'warning') options.onWarning?.(findingText(finding));
+  const { frames, fresh, onWarning } = options;
+  const tell = (findings: ReturnType<typeof checkParts>): void => {
+    for (const finding of findings)
+      if (finding.level === 'warning') onWarning?.(findingText(finding));
+  };
+  const findings = checkParts(whole, frames === undefined ? {} : { frames });
+  tell(findings);
   refuseConflicts(findings);
-  if (!options.fresh) checkCoverage(whole.model);
+  if (!fresh) checkCoverage(whole.model);
+  if (onWarning) tell(checkAddresses(whole));
   return whole.model;
 }
 

@@ -16,7 +16,10 @@ const ModulationEntry = z.strictObject({
   /** A picture whose brightness it is, or a .safetensors file with `mask` [H, W] or [F, H, W]. */
   mask: z.string().optional(),
 });
-const StrengthValueEntry = z.union([z.number(), ModulationEntry]);
+/** One strength of a stack file: a number or a modulation. */
+export const StrengthValueEntry = z.union([z.number(), ModulationEntry], {
+  error: 'is a number or { scale, during: [0, 1], steps: […], frames: […], mask: file }',
+});
 export type StrengthValueEntry = z.infer<typeof StrengthValueEntry>;
 
 /** A number, a modulation, or one of both per address prefix. */

@@ -26,6 +26,14 @@ export const readTensorMask: ReadMask = async (path) => {
   return toF32(file.entry('mask').load());
 };
 
+/** A strength of a stack file as one per address: what holds everywhere is that of `default`. */
+export const strengthsByAddress = (
+  entry: StrengthEntry = 1,
+): Readonly<Record<string, StrengthValueEntry>> =>
+  typeof entry === 'number' || isModulation(entry)
+    ? { default: entry as StrengthValueEntry }
+    : (entry as Readonly<Record<string, StrengthValueEntry>>);
+
 /** The strength of an entry; `find` makes a path of the file a full one. */
 export async function readStrength(
   entry: StrengthEntry,
@@ -41,7 +49,7 @@ export async function readStrength(
     };
   };
   if (typeof entry === 'number' || isModulation(entry)) return value(entry as StrengthValueEntry);
-  const pairs = Object.entries(entry as Readonly<Record<string, StrengthValueEntry>>).map(
+  const pairs = Object.entries(strengthsByAddress(entry)).map(
     async ([prefix, own]) => [prefix, await value(own)] as const,
   );
   return Object.fromEntries(await Promise.all(pairs));
