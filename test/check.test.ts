@@ -13,7 +13,7 @@ import {
   readStackParts,
   StackFile,
 } from '@attune/core';
-import { openSafetensors, Rng, writeSafetensors } from '@attune/engine';
+import { f32, openSafetensors, Rng, writeSafetensors } from '@attune/engine';
 import { describe, expect, test } from 'vitest';
 
 const fixtures = resolve('test/parity/fixtures');
@@ -61,6 +61,45 @@ test('a strength for a place where its adapter does not act', async () => {
   expect(found.fix).toContain('unet.mid_block');
   expect(await edit({ 'unet.skips': 0.5 })).toEqual([]);
   expect(await edit(0)).toEqual([]);
+});
+
+describe('what of a strength means nothing', () => {
+  const folder = fresh();
+  const mask = join(folder, 'left.safetensors');
+  writeSafetensors(mask, { mask: f32([1, 0], [1, 2]) }, {});
+  const look = (strength: unknown) =>
+    findings('unet/pocket', [
+      { use: 'lora', rank: 2, targets: ['unet.**.attn2.to_*', 'unet.**.conv1'], strength },
+    ]);
+
+  test('a mask where there are no pixels, by place', async () => {
+    const [found, ...more] = await look({ mask });
+    expect(more).toEqual([]);
+    expect(found).toMatchObject({ level: 'warning', topic: 'strength' });
+    expect(found.text).toMatch(
+      /^the mask of lora means nothing at \d+ of the \d+ places where it acts, which have no pixels \(/,
+    );
+    for (const name of ['to_k', 'to_v'])
+      expect(found.text).toMatch(new RegExp(`unet\\.[\\w.*]+\\.attn2\\.${name} × \\d`));
+    expect(found.text).not.toMatch(/conv1|to_q|to_out/);
+    // An editor acts where there are pixels alone.
+    expect(await edit({ mask })).toEqual([]);
+    // Not where a number of its own holds.
+    const numbers = { default: 0.5, 'unet.down_blocks.1.resnets.0.conv1': { mask } };
+    expect(await look(numbers)).toEqual([]);
+  });
+
+  test('all that varies, in a net without pixels, frames and times', async () => {
+    const encoder = { use: 'lora', rank: 2, targets: ['text_encoder.**.q_proj'] };
+    const strength = { scale: 0.5, frames: [1, 0], mask, during: [0, 0.5] };
+    const found = await findings('unet/pocket', [{ ...encoder, strength }]);
+    expect(found.map(({ text }) => text.replace(/\(.*\)/, '(…)'))).toEqual([
+      'the mask of lora means nothing at all places where it acts, which have no pixels (…): there the rest of its strength applies alone',
+      'the factors by frame of lora mean nothing at all places where it acts, which have no frames (…): there the rest of its strength applies alone',
+      'the changes over the steps of lora mean nothing at all places where it acts, which have no times (…): there the rest of its strength applies alone',
+    ]);
+    expect(found[0].text).toMatch(/\(text_encoder\.[\w.*]+\.q_proj × \d\)/);
+  });
 });
 
 test('stacks that fit have no findings', async () => {

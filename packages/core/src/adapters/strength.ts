@@ -4,7 +4,7 @@
  * changing them compiles nothing; another rule or another form does.
  */
 
-import { AttuneError, type F32Array, f32, input, mul, type Tensor } from '@attune/engine';
+import { AttuneError, type F32Array, f32, input, isInput, mul, type Tensor } from '@attune/engine';
 
 import type { Site } from '../nn/scope.ts';
 import { resizedMask } from './mask.ts';
@@ -21,7 +21,10 @@ export interface Modulation {
   readonly during?: readonly [number, number];
   /** Factors spread evenly over that way, the first at noise, the last at the clean sample; linear between. */
   readonly steps?: readonly number[];
-  /** Factors by frame of the clip; the last one holds for all later frames. */
+  /**
+   * Factors by frame of the clip; the last one holds for all later frames. Means nothing in nets without frames
+   * (text encoder, autoencoder).
+   */
   readonly frames?: readonly number[];
   /**
    * Factors by pixel, [H, W], or by frame and pixel, [F, H, W], resized to every site by area. Means nothing
@@ -100,9 +103,7 @@ export const scaleGates = ({ name, strength }: Gated): [string, number][] =>
 
 /** The strength at an address where it is one number, the same everywhere and always; else undefined. */
 export function numberAt(strength: Strength | undefined, address: string): number | undefined {
-  const { scale, during, steps, frames, mask } = rules('', strength).find(({ prefix }) =>
-    covers(prefix, address),
-  )!;
+  const { scale, during, steps, frames, mask } = ruleAt(rules('', strength), address);
   return during || steps || frames || mask ? undefined : scale;
 }
 
@@ -115,6 +116,34 @@ export const idleAddresses = (gated: Gated, acts: readonly string[]): string[] =
   rules(gated.name, gated.strength)
     .map(({ prefix }) => prefix)
     .filter((prefix) => !acts.some((address) => covers(prefix, address)));
+
+/** What of a strength is more than a number. */
+type Part = 'mask' | 'frames' | 'steps';
+
+/** What a strength has at an address beside its number, and whether it means something there, by the gate of a trace. */
+export function partsAt(
+  { name, strength }: Gated,
+  address: string,
+  gate: Tensor | undefined,
+): (readonly [part: Part, means: boolean])[] {
+  const rule = ruleAt(rules(name, strength), address);
+  const fed = inputsOf(gate);
+  const parts: readonly (readonly [Part, boolean, boolean])[] = [
+    ['mask', rule.mask !== undefined, fed.some((own) => own.startsWith(`${rule.name}.mask.`))],
+    ['frames', rule.frames !== undefined, fed.includes(`${rule.name}.frames`)],
+    ['steps', varies(rule), fed.includes(rule.name)],
+  ];
+  return parts.flatMap(([part, has, means]) => (has ? [[part, means] as const] : []));
+}
+
+/** Names of the inputs that a gate is made of. */
+function inputsOf(gate: Tensor | undefined): string[] {
+  if (!gate) return [];
+  return isInput(gate) ? [gate.attrs.name] : gate.inputs.flatMap((one) => inputsOf(one));
+}
+
+const ruleAt = <R extends Rule>(all: readonly R[], address: string): R =>
+  all.find(({ prefix }) => covers(prefix, address))!;
 
 const covers = (prefix: string, address: string): boolean =>
   prefix === '' || address === prefix || address.startsWith(`${prefix}.`);
@@ -143,11 +172,12 @@ export function gates({ name, strength }: Gated): (value: Tensor, site: Site) =>
   };
   return (value, site) => {
     const { address, call } = site;
-    const rule = all.find(({ prefix }) => covers(prefix, address))!;
-    // Where there are no times, nothing changes over them.
-    const timed = 'timestep' in call.inputs || !varies(rule);
+    const rule = ruleAt(all, address);
+    // Where there are no times, nothing changes over them, and rows are not those of a clip.
+    const framed = 'timestep' in call.inputs;
+    const timed = framed || !varies(rule);
     const factors = [timed ? rule.tensor : shared(`${rule.name}.scale`, [])];
-    if (rule.frames) {
+    if (rule.frames && framed) {
       const frames = acrossFrames(value, site, () => shared(`${rule.name}.frames`, [call.F]));
       if (frames) factors.push(frames);
     }

@@ -1,15 +1,15 @@
 /** Conflicts of a stack, found from headers, configs and declarations before any weight is read. */
 
-import { AttuneError, nearest, sameShape } from '@attune/engine';
+import { AttuneError, sameShape } from '@attune/engine';
 
-import { inventory, traceNet } from '../adapters/compose.ts';
+import { inventory } from '../adapters/compose.ts';
 import { routeProblems } from '../adapters/routes.ts';
-import { hasAddresses, idleAddresses } from '../adapters/strength.ts';
 import { type Dims, nominalDims } from '../models/net.ts';
 import { skippedText } from '../plugins/partial.ts';
 import { baseFamily } from '../plugins/survey.ts';
 import { NoiseSchedule, type ScheduleConfig, trainingPart } from '../schedule/noise.ts';
 import type { StackPart, StackParts } from './open.ts';
+import { checkPlaces } from './places.ts';
 
 /** What is wrong with a stack, in words for people. */
 export interface Finding {
@@ -70,8 +70,7 @@ export function checkStack(stack: StackParts, asked: Asked = {}): Finding[] {
   if (findings.some(({ level }) => level === 'error')) return findings;
   const odd = shapes(stack);
   if (odd.length) return [...findings, ...odd];
-  const places = placesOf(stack);
-  return [...findings, ...orders(stack, places), ...strengths(stack, places)];
+  return [...findings, ...checkPlaces(stack)];
 }
 
 /** A schedule of the stack file that means another prediction than the backbone's own. */
@@ -270,69 +269,4 @@ function shapes({ model, parts, backbone }: StackParts): Finding[] {
 function familyOf({ weights }: StackParts['backbone']): string {
   const family = baseFamily(weights);
   return family === undefined ? '' : ` (${family})`;
-}
-
-/** Where each adapter acts, as `kind:address`. */
-type Places = ReadonlyMap<string, ReadonlySet<string>>;
-
-function placesOf({ model }: StackParts): Places {
-  const places = new Map<string, Set<string>>();
-  for (const net of Object.keys(model.nets)) {
-    const { trace } = traceNet(model, { net, dims: nominalDims });
-    for (const [tap, sites] of trace.acted) {
-      const own = places.get(tap.adapter) ?? new Set();
-      places.set(tap.adapter, own);
-      for (const site of sites) own.add(site);
-    }
-  }
-  return places;
-}
-
-/** Strengths for addresses at which their adapter does not act. Traces all nets, where a strength names one. */
-export function checkAddresses(stack: StackParts): Finding[] {
-  return stack.model.adapters.some(hasAddresses) ? strengths(stack, placesOf(stack)) : [];
-}
-
-function strengths({ model }: StackParts, places: Places): Finding[] {
-  return model.adapters.flatMap((adapter) => {
-    const { name } = adapter;
-    const acts = [...(places.get(name) ?? [])].map((site) => site.slice(site.indexOf(':') + 1));
-    // One that is off everywhere is not traced.
-    if (acts.length === 0) return [];
-    const known = new Set(acts.flatMap((address) => beginnings(address)));
-    return idleAddresses(adapter, acts).map((address): Finding => ({
-      level: 'warning',
-      topic: 'strength',
-      text: `the strength of ${name} at ${address} changes nothing: ${name} acts at no address that begins so`,
-      fix: `name a place where it acts (nearest: ${nearest(address, known).join(', ')})`,
-    }));
-  });
-}
-
-/** unet, unet.mid_block, … up to the whole address. */
-const beginnings = (address: string): string[] => {
-  const words = address.split('.');
-  return words.map((_, i) => words.slice(0, i + 1).join('.'));
-};
-
-/** Pairs that act at the same places and may not be swapped. */
-function orders({ model }: StackParts, places: Places): Finding[] {
-  const { adapters } = model;
-  return adapters.flatMap((second, i) =>
-    adapters.slice(0, i).flatMap((first): Finding[] => {
-      if (first.commutes && second.commutes) return [];
-      const shared = [...(places.get(first.name) ?? [])].filter((site) =>
-        places.get(second.name)?.has(site),
-      );
-      if (shared.length === 0) return [];
-      return [
-        {
-          level: 'warning',
-          topic: 'order',
-          text: `${first.name} and ${second.name} both act at ${shared.length} ${shared.length === 1 ? 'place' : 'places'} (first ${shared[0]}) and may not be swapped: ${second.name} sees what ${first.name} made`,
-          fix: `keep the order in which they were trained together, or put ${second.name} before ${first.name} if that was it`,
-        },
-      ];
-    }),
-  );
 }
