@@ -1,18 +1,34 @@
-/** A plugin author's journey, and that of who uses the plugin: scaffold, test, publish, install, stack, run. */
+/** A plugin author's journey, and that of who uses plugins, the examples too: scaffold, test, publish, install, stack, run. */
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
 import { type NDArray, openSafetensors, Rng, writeSafetensors } from '@attune/engine';
+import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { stringify } from 'yaml';
 
 import { done, packWorkspace, type Registry, startRegistry } from '../registry.ts';
 
 const built = resolve('packages/cli/bin/attune.js');
 const place = mkdtempSync(join(tmpdir(), 'publish-'));
 const [author, user] = [join(place, 'attune-glow'), join(place, 'project')];
+
+/** Plugins of the repository that are no part of the workspace. */
+const examples = ['attune-ip-adapter', 'attune-heun-sampler'];
+const fixtures = resolve('test/parity/fixtures');
+const [backbone, others] = [join(fixtures, 'unet/pocket'), join(fixtures, 'compose/pocket')];
+const picture = join(fixtures, 'ip-adapter/base.safetensors');
 
 let registry: Registry;
 let tarballs: readonly string[];
@@ -71,10 +87,20 @@ describe.sequential('a plugin from nothing to a stack', () => {
     registry.npm(author, 'publish');
   });
 
+  test('the examples leave the workspace as their authors would have them', () => {
+    for (const name of examples) {
+      const own = join(place, name);
+      cpSync(join('examples', name), own, { recursive: true });
+      expect(existsSync(join(own, 'node_modules'))).toBe(false);
+      registry.npm(own, 'publish');
+    }
+  });
+
   test('the user: install, train, name it in a stack', { timeout: 600_000 }, () => {
     done('mkdir', [user], place);
     writeFileSync(join(user, 'package.json'), '{ "name": "project", "private": true }');
-    registry.npm(user, 'install', '--ignore-scripts', '@attune/cli', 'attune-glow');
+    const packages = ['@attune/cli', 'attune-glow', ...examples];
+    registry.npm(user, 'install', '--ignore-scripts', ...packages);
     const { plugins } = JSON.parse(good('plugin', 'list', '--json')) as {
       plugins: { package: string; origin: string; version: string; problem: string | null }[];
     };
@@ -128,6 +154,65 @@ describe.sequential('a plugin from nothing to a stack', () => {
     expect(far.every(Number.isFinite)).toBe(true);
   });
 
+  test('the examples come from the registry and are what they say', () => {
+    const { plugins } = JSON.parse(good('plugin', 'list', '--json')) as {
+      plugins: { package: string; origin: string; contributes: object }[];
+    };
+    const locked = JSON.parse(readFileSync(join(user, 'package-lock.json'), 'utf8')) as {
+      packages: Readonly<Record<string, { resolved?: string; link?: boolean }>>;
+    };
+    for (const [name, contributes] of [
+      ['attune-ip-adapter', { adapters: ['ip-adapter/ip-adapter'] }],
+      ['attune-heun-sampler', { samplers: ['heun/heun'] }],
+    ] as const) {
+      expect(plugins.find((one) => one.package === name)).toMatchObject({
+        contributes,
+        origin: 'dependency of the project here',
+      });
+      const { resolved, link } = locked.packages[`node_modules/${name}`];
+      expect([resolved?.startsWith(registry.url), link]).toEqual([true, undefined]);
+      expect(good('plugin', 'validate', `node_modules/${name}`)).not.toMatch(/FAIL/);
+    }
+    expect(good('inspect', picture, '--base', backbone)).toMatch(/ip-adapter base/);
+  });
+
+  test('both run in one stack with edit, video and a LoRA', { timeout: 300_000 }, async () => {
+    const adapters = [
+      { use: 'video', from: join(others, 'video') },
+      { use: 'edit', from: join(others, 'edit') },
+      { use: 'lora', from: join(others, 'look.safetensors'), strength: 0.5 },
+      { use: 'ip-adapter', from: picture, image_encoder: 'image_encoder', strength: 0.6 },
+    ];
+    const sampling = { steps: 3, sampler: { use: 'heun', spacing: 'trailing' } };
+    writeFileSync(join(user, 'all.yaml'), stringify({ backbone, adapters, sampling }));
+    const checked = good('compose', 'all.yaml', '--check', '--json');
+    const acting = JSON.parse(checked) as {
+      adapters: { name: string; proof: { alone: number } }[];
+    };
+    expect(acting.adapters.map(({ name }) => name)).toEqual([
+      'video',
+      'edit',
+      'lora',
+      'ip-adapter',
+    ]);
+    for (const { proof } of acting.adapters) expect(proof.alone).toBeGreaterThan(0);
+
+    await clip(join(user, 'clip'));
+    const edited = (out: string, ...more: readonly string[]): Buffer[] => {
+      good('edit', 'clip', '-i', 'make it golden', '--stack', 'all.yaml', '-o', out, ...more);
+      const folder = join(user, out);
+      return readdirSync(folder)
+        .toSorted()
+        .map((name) => readFileSync(join(folder, name)));
+    };
+    const all = edited('all');
+    expect(all).toHaveLength(3);
+    // Each of the two does something in it, and does it again.
+    expect(edited('ddim', '--sampler', 'ddim')).not.toEqual(all);
+    expect(edited('blind', '--strength', 'ip-adapter=0')).not.toEqual(all);
+    expect(edited('again')).toEqual(all);
+  });
+
   test('a stack installs nothing by itself', () => {
     const before = readFileSync(join(user, 'package-lock.json'), 'utf8');
     writeFileSync(
@@ -155,6 +240,16 @@ describe.sequential('a plugin from nothing to a stack', () => {
 
 const normals = (name: string, shape: readonly number[]): NDArray =>
   Rng.of(1).fork(name).normals(shape);
+
+/** Three pictures, each of one colour. */
+async function clip(folder: string): Promise<void> {
+  mkdirSync(folder);
+  for (let i = 0; i < 3; i++) {
+    const background = { r: 80 * i, g: 90, b: 200 };
+    const frame = sharp({ create: { width: 64, height: 64, channels: 3, background } });
+    await frame.png().toFile(join(folder, `${i}.png`));
+  }
+}
 
 /** Inputs of pocket's stack: one clip of two frames. */
 const probe = (): Record<string, NDArray> => ({
