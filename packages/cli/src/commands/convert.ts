@@ -20,8 +20,8 @@ import { Command } from 'commander';
 import { inspect } from '../inspect/verdict.ts';
 import { badOutput } from '../media/errors.ts';
 import { checkPlace, staged } from '../output.ts';
+import { type Equality, equality, OF_EFFECT, OF_OUTPUT } from '../probe/equality.ts';
 import { openWhole } from '../probe/model.ts';
-import { comparison, outputsOf } from '../probe/outputs.ts';
 import { type LockOptions, openStackSession } from '../stack.ts';
 import { printable, say } from '../terminal.ts';
 import { positive } from './arguments.ts';
@@ -35,9 +35,6 @@ interface Options extends LockOptions {
   readonly json?: boolean;
 }
 
-/** Outputs of the original and of what was written may differ by this, relative to the largest entry. */
-const TOLERANCE = 1e-5;
-
 export const convertCommand = (): Command =>
   new Command('convert')
     .description('write an adapter in the layout of another tool, and check that it is the same')
@@ -45,7 +42,7 @@ export const convertCommand = (): Command =>
     .requiredOption('--base <stack|model>', 'the model it is for, with adapters before it')
     .requiredOption(
       '--to <dialect>',
-      'LoRA: kohya, diffusers, peft; motion modules: animatediff, diffusers; ControlNet: ldm, diffusers',
+      'LoRA: kohya, diffusers, peft, of motion modules also animatediff; motion modules: animatediff, diffusers; ControlNet: ldm, diffusers',
     )
     .requiredOption('-o, --out <path>', 'where to write')
     .option(
@@ -93,35 +90,49 @@ async function convertAction(
     runtime,
     ...(rank === undefined ? {} : { rank }),
   });
-  const [error, effect] = await staged(
+  const { error, effect, share } = await staged(
     out,
     async (temp) => {
       save(temp, written);
-      const [plain, before, after] = await Promise.all([
-        outputsOf(model, runtime),
-        outputsOf(stacked(model, kind, file), runtime),
-        outputsOf(stacked(model, kind, readAdapterFile(temp)), runtime),
-      ]);
-      const differs = comparison(after, before);
-      if (written.error === undefined && !(differs <= TOLERANCE))
-        throw new AttuneError(
-          'NOT_EQUAL',
-          `What was written differs from ${from} by ${differs.toExponential(1)} of the model's output; nothing is kept.`,
-        );
-      return [differs, comparison(plain, before)] as const;
+      const again = readAdapterFile(temp);
+      const found = await equality(
+        model,
+        (strength) => stacked(model, kind, file, strength),
+        (strength) => stacked(model, kind, again, strength),
+        runtime,
+      );
+      refuseUnequal(from, found, written.error !== undefined);
+      return found;
     },
     { replace: force },
   );
   const weightError = written.error ?? 0;
   if (json)
-    console.log(JSON.stringify({ path: out, kind: id, dialect: to, error, effect, weightError }));
+    console.log(
+      JSON.stringify({ path: out, kind: id, dialect: to, error, effect, share, weightError }),
+    );
   else {
     if (written.error !== undefined)
       say(`rank ${rank}: the changes of the weights differ by ${percent(weightError)}`);
     say(
-      `wrote ${out}: the model's output differs by ${error.toExponential(1)} from that with ${from}, which changes it by ${effect.toExponential(1)}`,
+      `wrote ${out}: the model's output differs by ${error.toExponential(1)} from that with ${from}, which changes it by ${effect.toExponential(1)}; ${share.toExponential(1)} of that change`,
     );
   }
+}
+
+/** Throws NO_EFFECT and, unless it was written as something near, NOT_EQUAL. */
+function refuseUnequal(from: string, { error, share, acts }: Equality, near: boolean): void {
+  if (!acts)
+    throw new AttuneError(
+      'NO_EFFECT',
+      `${from} has no effect on the model's output, even a million times as strong: nothing could show that what is written is the same; nothing is kept.`,
+    );
+  if (near || (error <= OF_OUTPUT && share <= OF_EFFECT)) return;
+  throw new AttuneError(
+    'NOT_EQUAL',
+    `What was written differs from ${from} by ${error.toExponential(1)} of the model's output and ${share.toExponential(1)} of what it changes (allowed: ${OF_OUTPUT} and ${OF_EFFECT}); nothing is kept.`,
+    { error, share },
+  );
 }
 
 const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
@@ -144,9 +155,9 @@ function save(path: string, { tensors, metadata = {}, folder }: Written): void {
     writeFileSync(join(path, name), `${JSON.stringify(config, null, 2)}\n`);
 }
 
-function stacked(model: Model, kind: AdapterKind, file: AdapterFile): Model {
+function stacked(model: Model, kind: AdapterKind, file: AdapterFile, strength: number): Model {
   const names = new Set(model.adapters.map(({ name }) => name));
   const name = names.has('converted') ? `converted${names.size}` : 'converted';
-  const adapter = kind.create({ name, file, model }, kind.options.parse({}));
+  const adapter = kind.create({ name, file, model, strength }, kind.options.parse({}));
   return materialize(compose(model, adapter), { dims: nominalDims });
 }

@@ -52,7 +52,10 @@ export const exportCommand = (): Command =>
         'all',
       ]),
     )
-    .option('--to <dialect>', 'for merged-lora: kohya, diffusers or peft (default: kohya)')
+    .option(
+      '--to <dialect>',
+      'for merged-lora: kohya, diffusers, peft or animatediff (default: kohya)',
+    )
     .option('--batch <n>', 'clips or pictures at once (default: 1)', positive)
     .option('--frames <n>', 'frames of a clip (default: what the stack was made for)', positive)
     .option('--height <px>', 'of the pictures (default: what the backbone was made for)', positive)

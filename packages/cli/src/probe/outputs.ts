@@ -9,26 +9,32 @@ export type Outputs = Readonly<Record<string, NDArray>>;
 const dims: Dims = { B: 1, F: 2, H: 16, W: 16, L: 8 };
 const TIME = 500;
 
+/** The nets that adapters act in, of those that a model has. */
+export const probedNets = ({ nets }: Model): string[] =>
+  ['text_encoder', 'unet'].filter((net) => net in nets);
+
 /** Outputs of the text encoder and of the UNet, where the model has them, on inputs drawn by their names. */
 export async function outputsOf(model: Model, runtime: Runtime): Promise<Outputs> {
   const all: Record<string, NDArray> = {};
-  for (const net of ['text_encoder', 'unet']) {
-    if (!model.nets[net]) continue;
-    const program = compile(model, { net, dims }, { runtime });
-    try {
-      const feeds: Record<string, NDArray> = {
-        ...standingFeeds(model, program),
-        ...strengthsAt(model, program, TIME),
-      };
-      for (const [name, { shape, dtype }] of program.inputs)
-        feeds[name] ??= dtype === 'i64' ? ids(shape) : value(name, shape);
-      for (const [name, array] of Object.entries(await program.run(feeds)))
-        all[`${net}.${name}`] = array;
-    } finally {
-      await program.release();
-    }
-  }
+  for (const net of probedNets(model)) Object.assign(all, await outputOf(model, net, runtime));
   return all;
+}
+
+/** Outputs of one net. */
+export async function outputOf(model: Model, net: string, runtime: Runtime): Promise<Outputs> {
+  const program = compile(model, { net, dims }, { runtime });
+  try {
+    const feeds: Record<string, NDArray> = {
+      ...standingFeeds(model, program),
+      ...strengthsAt(model, program, TIME),
+    };
+    for (const [name, { shape, dtype }] of program.inputs)
+      feeds[name] ??= dtype === 'i64' ? ids(shape) : value(name, shape);
+    const outputs = Object.entries(await program.run(feeds));
+    return Object.fromEntries(outputs.map(([name, array]) => [`${net}.${name}`, array]));
+  } finally {
+    await program.release();
+  }
 }
 
 const value = (name: string, shape: Shape): NDArray =>
