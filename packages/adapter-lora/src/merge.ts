@@ -7,7 +7,7 @@ import type { AlgorithmName } from './algorithms.ts';
 import { magnitudeOf } from './dora.ts';
 import { readLora } from './formats.ts';
 import type { Module } from './lora.ts';
-import { spelledAs } from './write.ts';
+import { spelledAs, times } from './write.ts';
 
 /** What one adapter does at a layer. */
 interface Act {
@@ -54,7 +54,7 @@ export function mergeLora({ parts, model, dialect }: MergeRequest): Written {
     for (const [leaf, value] of Object.entries(merged.tensors))
       tensors[`${address}.${leaf}`] = value;
   }
-  return spelledAs(dialect, { modules, weights: Weights.fromArrays(tensors) });
+  return spelledAs(dialect, { modules, weights: Weights.fromArrays(tensors) }, model);
 }
 
 function sumOf(address: string, acts: readonly Act[], shape: readonly number[]): Merged {
@@ -132,18 +132,10 @@ function scaled(address: string, { adapter, module, strength, load }: Act): Merg
     [...leaves.keys()].map((leaf) => {
       const value = load(leaf);
       const grows = leaf === first || leaf === 'diff_b';
-      return [leaf, grows && strength !== 1 ? times(value, strength) : value];
+      return [leaf, grows ? times(value, strength) : value];
     }),
   );
   return { module, tensors };
-}
-
-function times(array: NDArray, by: number): NDArray {
-  const { data, shape } = toF32(array);
-  return f32(
-    data.map((value) => by * value),
-    shape,
-  );
 }
 
 function summed(all: readonly Merged[]): Merged {

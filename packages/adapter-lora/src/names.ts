@@ -76,7 +76,13 @@ export function spelled(key: string): Spelled | undefined {
   return undefined;
 }
 
-export type Dialect = 'peft' | 'kohya' | 'lycoris' | 'diffusers' | 'diffusers before 0.19';
+export type Dialect =
+  | 'peft'
+  | 'kohya'
+  | 'lycoris'
+  | 'diffusers'
+  | 'diffusers before 0.19'
+  | 'animatediff';
 
 const prefixes: readonly (readonly [string, Dialect])[] = [
   ['base_model.model.', 'peft'],
@@ -85,9 +91,15 @@ const prefixes: readonly (readonly [string, Dialect])[] = [
 ];
 
 /** The dialect that a key is written in. */
-export const dialectOf = (key: string, { old }: Spelled): Dialect =>
-  prefixes.find(([prefix]) => key.startsWith(prefix))?.[1] ??
-  (old ? 'diffusers before 0.19' : 'diffusers');
+export function dialectOf(key: string, { module, old }: Spelled): Dialect {
+  const prefixed = prefixes.find(([prefix]) => key.startsWith(prefix))?.[1];
+  if (prefixed || !old) return prefixed ?? 'diffusers';
+  return isAnimateDiffs(module) ? 'animatediff' : 'diffusers before 0.19';
+}
+
+/** Whether a layer is an attention's inside a motion module, by AnimateDiff's name of it. */
+export const isAnimateDiffs = (layer: string): boolean =>
+  /\.temporal_transformer\..+\.attention_blocks\.\d+\.to_\w+(\.0)?$/.test(layer);
 
 /**
  * Finds the layer that a file's module name means. Names with underscores cannot be taken apart, so the

@@ -20,6 +20,13 @@ const spellings: Readonly<Record<Dialect, FormatSample>> = {
     ),
     about: 'attention processors, also without `unet.`, and `.lora.down`',
   },
+  animatediff: {
+    keys: ['down', 'up'].map(
+      (side) =>
+        `mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor.to_q_lora.${side}.weight`,
+    ),
+    about: 'motion LoRAs, without alpha',
+  },
   peft: {
     keys: matrices(`base_model.model.${layer}`),
     about: 'a folder with adapter_config.json: patterns of rank and alpha, rsLoRA',

@@ -1,21 +1,24 @@
 /** A LoRA file in another dialect: the same tensors under other names, rank and alpha where it keeps them. */
 
-import type { WriteRequest, Written } from '@attune/core';
-import { AttuneError, f32, type NDArray, type Shape } from '@attune/engine';
+import { layerNames, type Model, type WriteRequest, type Written } from '@attune/core';
+import { AttuneError, f32, type NDArray, type Shape, toF32 } from '@attune/engine';
 
 import { approximated } from './approximate.ts';
 import { type LoraFile, readLora } from './formats.ts';
 import type { Module } from './lora.ts';
+import { isAnimateDiffs } from './names.ts';
 
 /** What a file is written from. */
 export type Modules = Pick<LoraFile, 'modules' | 'weights'>;
 
 interface Target {
-  /** A module's name, from its address. */
-  readonly module: (address: string) => string;
+  /** A module's name, from its address and other tools' names of the layer; undefined for one that cannot be there. */
+  readonly module: (address: string, others: readonly string[]) => string | undefined;
   /** Its names of the leaves; a leaf that it has no name for cannot be written. */
   readonly leaves: Readonly<Record<string, string>>;
   readonly scale: (file: Modules, name: (address: string) => string) => Partial<Written>;
+  /** There is no place for alpha: the scale becomes part of the matrices. */
+  readonly unscaled?: boolean;
 }
 
 const peftLeaves = {
@@ -51,6 +54,16 @@ const kohyaModule = (address: string): string => {
 /** Names inside the UNet stay, whichever adapter's layers they are. */
 const diffusersModule = (address: string): string =>
   address.startsWith('text_encoder.') ? address : `unet.${address.slice(address.indexOf('.') + 1)}`;
+
+/**
+ * AnimateDiff puts both motion LoRAs and the adapter of its v3 on the attentions of one UNet with motion modules:
+ * those of a motion module under its own names, spatial ones under diffusers'.
+ */
+function animateDiffModule(address: string, others: readonly string[]): string | undefined {
+  const own =
+    others.find(isAnimateDiffs) ?? /^unet\.(.+\.attn\d\.to_\w+(?:\.0)?)$/.exec(address)?.[1];
+  return own?.replace(/\.(to_\w+?)(?:\.0)?$/, '.processor.$1_lora');
+}
 
 const targets: Readonly<Record<string, Target>> = {
   kohya: {
@@ -99,6 +112,12 @@ const targets: Readonly<Record<string, Target>> = {
         folder: { file: 'adapter_model.safetensors', configs: { 'adapter_config.json': config } },
       };
     },
+  },
+  animatediff: {
+    module: animateDiffModule,
+    leaves: { 'lora_A.weight': 'down.weight', 'lora_B.weight': 'up.weight' },
+    scale: () => ({ metadata: { format: 'pt' } }),
+    unscaled: true,
   },
 };
 
@@ -164,31 +183,56 @@ export async function writeLora({
 }: WriteRequest): Promise<Written> {
   const whole = readLora(file, model);
   const near = rank === undefined ? undefined : await approximated(whole, model, { rank, runtime });
-  return { ...spelledAs(dialect, near?.file ?? whole), ...(near ? { error: near.error } : {}) };
+  return {
+    ...spelledAs(dialect, near?.file ?? whole, model),
+    ...(near ? { error: near.error } : {}),
+  };
 }
 
 /**
- * Modules as the file of a dialect.
+ * Modules as the file of a dialect, their layers named as a model's.
  *
- * @throws NOT_EXPRESSIBLE where the dialect has no names for a module's tensors
+ * @throws NOT_EXPRESSIBLE where the dialect has no name for a module's layer or its tensors
  */
-export function spelledAs(dialect: string, read: Modules): Written {
-  const { module, leaves, scale } = targets[dialect];
+export function spelledAs(dialect: string, read: Modules, model: Model): Written {
+  const { module, leaves, scale, unscaled } = targets[dialect];
+  const others = layerNames(model);
+  const name = (address: string): string => {
+    const own = module(address, others.get(address) ?? []);
+    if (own !== undefined) return own;
+    throw new AttuneError(
+      'NOT_EXPRESSIBLE',
+      `${dialect} has no name for the layer ${address}: write it as kohya or diffusers.`,
+      { address },
+    );
+  };
   const tensors: Record<string, NDArray> = {};
-  for (const [address, { algorithm, leaves: shapes }] of read.modules)
-    for (const leaf of shapes.keys()) {
-      const { name, reshape } = translated(leaf, shapes.get(leaf)!, dialect, leaves);
-      if (name === undefined)
+  for (const [address, own] of read.modules)
+    for (const [leaf, shape] of own.leaves) {
+      const { name: known, reshape } = translated(leaf, shape, dialect, leaves);
+      if (known === undefined)
         throw new AttuneError(
           'NOT_EXPRESSIBLE',
-          `${dialect} has no form for the ${algorithm} module at ${address} (${leaf}): write it as kohya, or as plain LoRA with a rank.`,
+          `${dialect} has no form for the ${own.algorithm} module at ${address} (${leaf}): write it as kohya, or as plain LoRA with a rank.`,
           { address, leaf },
         );
       const value = read.weights.entry(`${address}.${leaf}`).load();
-      tensors[`${module(address)}.${name}`] = { ...value, shape: reshape };
+      const whole =
+        unscaled && leaf === 'lora_B.weight' ? times(value, own.alpha / own.rank) : value;
+      tensors[`${name(address)}.${known}`] = { ...whole, shape: reshape };
     }
-  const more = scale(read, module);
+  const more = scale(read, name);
   return { ...more, tensors: { ...tensors, ...more.tensors } };
+}
+
+/** A tensor times a number; times 1 it is as it was stored. */
+export function times(array: NDArray, by: number): NDArray {
+  if (by === 1) return array;
+  const { data, shape } = toF32(array);
+  return f32(
+    data.map((value) => by * value),
+    shape,
+  );
 }
 
 /** A leaf's name in a dialect, and its shape: magnitudes of output rows go by two names. */
@@ -201,7 +245,7 @@ function translated(
   const [out, ...rest] = shape;
   if (leaf === 'dora_scale' && dialect !== 'kohya' && rest.every((n) => n === 1))
     return {
-      name: 'lora_magnitude_vector',
+      name: leaves.lora_magnitude_vector,
       reshape: rest.length > 1 ? [1, out, ...rest.slice(1)] : [out],
     };
   if (leaf === 'lora_magnitude_vector' && dialect === 'kohya')
