@@ -56,6 +56,17 @@ function verdictOn(file: string, ...options: readonly string[]): Verdict {
 const ascending = (values: Readonly<Record<string, number>>): number[] =>
   Object.values(values).toSorted((a, b) => a - b);
 
+test('a command that meets no picture and no hub loads neither sharp nor undici', () => {
+  // `bench/inspect.mjs` says what of a second that is.
+  const loaded = readFileSync('packages/cli/dist/index.js', 'utf8').matchAll(
+    /^(?:import|} from) [^;]*?"([^"./][^"]*)";$/gm,
+  );
+  const names = new Set([...loaded].map(([, name]) => name));
+  expect(names).toContain('commander');
+  expect(names).not.toContain('sharp');
+  expect(names).not.toContain('undici');
+});
+
 const clean = { unmatched: 0, misshaped: 0, zeroEffect: 0 };
 
 /** A copy of a LoRA file with its tensors changed. */

@@ -2,8 +2,6 @@
 
 import { open, readFile, stat } from 'node:fs/promises';
 
-import sharp from 'sharp';
-
 import { gifComments } from './gif.ts';
 import type { Notes } from './notes.ts';
 import { type VideoTools, videoTools } from './peers.ts';
@@ -30,6 +28,7 @@ export async function readNotes(
     if (picture && about.size > MAX_FILE) return undefined;
     if (picture === 'gif') return firstNotes(gifComments(await readFile(path)));
     if (picture) {
+      const { default: sharp } = await import('sharp');
       // From a buffer: sharp keeps what it read by name even after the file changed.
       const { comments = [], exif } = await sharp(await readFile(path)).metadata();
       if (picture === 'png')

@@ -1,6 +1,6 @@
 /** Stills and animations through sharp: png, jpg, webp and gif, in and out. */
 
-import sharp, { type Sharp, type SharpOptions } from 'sharp';
+import type { Sharp, SharpOptions } from 'sharp';
 
 import { badMedia, reasonOf, tooBig } from './errors.ts';
 import { fpsOf, type Frame, roundDelays } from './frame.ts';
@@ -19,6 +19,9 @@ const MAX_ANIMATION = 2 ** 31 - 1;
 /** GIFs and WebPs that ask for 10 ms or less get what browsers give them, in ms. */
 const HASTY = 100;
 
+/** Loaded where a picture is met: commands that meet none start sooner. */
+const loadSharp = async () => (await import('sharp')).default;
+
 const readOptions: SharpOptions = { failOn: 'error', limitInputPixels: MAX_PIXELS };
 
 /**
@@ -31,6 +34,7 @@ export async function openPicture(
   format: PictureFormat,
 ): Promise<MediaSource> {
   if (format === 'gif' && unfinishedGif(bytes)) throw badMedia(path, 'the GIF is cut off');
+  const sharp = await loadSharp();
   const about = await attempt(path, () => sharp(bytes, { ...readOptions, pages: 1 }).metadata());
   const count = about.pages ?? 1;
   const { width, height } = count > 1 ? about : about.autoOrient;
@@ -97,12 +101,14 @@ async function attempt<T>(path: string, work: () => Promise<T>): Promise<T> {
 }
 
 /** A frame as sharp's raw input. */
-const asSharp = ({ data, width, height }: Frame): Sharp =>
-  sharp(data, { raw: { width, height, channels: 3 } });
+const asSharp = async ({ data, width, height }: Frame): Promise<Sharp> =>
+  (await loadSharp())(data, { raw: { width, height, channels: 3 } });
 
 /** A frame through sharp and back, its delay kept. */
 export async function through(frame: Frame, edit: (image: Sharp) => Sharp): Promise<Frame> {
-  const { data, info } = await edit(asSharp(frame)).raw().toBuffer({ resolveWithObject: true });
+  const { data, info } = await edit(await asSharp(frame))
+    .raw()
+    .toBuffer({ resolveWithObject: true });
   return { data: plain(data), width: info.width, height: info.height, delay: frame.delay };
 }
 
@@ -116,7 +122,7 @@ export async function encodeStill(
   format: Exclude<PictureFormat, 'gif'>,
   notes: Notes,
 ): Promise<Uint8Array> {
-  const image = asSharp(frame);
+  const image = await asSharp(frame);
   if (format === 'png') return withPngText(await image.png().toBuffer(), notes);
   if (Object.keys(notes).length > 0) image.withExif(notesExif(notes));
   return format === 'webp'
@@ -144,6 +150,7 @@ export async function encodeAnimation(
     );
   const tall = Buffer.alloc(frames.length * size);
   frames.forEach(({ data }, i) => tall.set(data, i * size));
+  const sharp = await loadSharp();
   const image = sharp(tall, {
     limitInputPixels: false,
     raw: { width, height: height * frames.length, channels: 3, pageHeight: height },
