@@ -202,7 +202,7 @@ describe('what cannot, and why', () => {
     ['a pickle with code', `${fixtures}/checkpoints/code.pt`, 'refused', /posix\.system/],
     ['another archive', `${fixtures}/checkpoints/pictures.zip`, 'refused', /none that torch/],
     ['a pickle', named('a.bin', Buffer.from([0x80, 2, 0x7d])), 'refused', /pickle/],
-    ['anything called .pt', named('a.pt', 'text'), 'refused', /pickle/],
+    ['anything called .pt', named('a.pt', 'text\u0001'), 'refused', /torch\.save/],
     [
       'an LFS pointer',
       named('a.safetensors', 'version https://git-lfs.github.com/spec/v1\n'),

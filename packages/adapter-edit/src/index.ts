@@ -53,7 +53,9 @@ export default definePlugin({
           const original = readOriginal(weights);
           const known = original?.weights ?? weights;
           const name = 'controlnet_cond_embedding.conv_in.weight';
-          if (!known.has(name)) return undefined;
+          // With motion modules it is SparseCtrl.
+          if (!known.has(name) || [...known.names()].some((key) => key.includes('motion_modules.')))
+            return undefined;
           const base = baseFamily(known);
           const algorithms = { whole: 'controlnet', difference: 'controlnet difference' };
           return {

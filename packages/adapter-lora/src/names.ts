@@ -91,7 +91,7 @@ const prefixes: readonly (readonly [string, Dialect])[] = [
 ];
 
 /** The dialect that a key is written in. */
-export function dialectOf(key: string, { module, old }: Spelled): Dialect {
+export function dialectOf(key: string, { module, old }: Pick<Spelled, 'module' | 'old'>): Dialect {
   const prefixed = prefixes.find(([prefix]) => key.startsWith(prefix))?.[1];
   if (prefixed || !old) return prefixed ?? 'diffusers';
   return isAnimateDiffs(module) ? 'animatediff' : 'diffusers before 0.19';

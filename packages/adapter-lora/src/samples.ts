@@ -61,8 +61,8 @@ export const samples: readonly FormatSample[] = [
     keys: [...module('lora'), `${flat}.dora_scale`],
     about: 'with a magnitude per output or per input; also of LoHa and LoKr',
   },
-  ...relatives.map(([, , leaf]) => ({
-    keys: [`${flat}.${leaf}`],
+  ...relatives.map(({ leaf, dialect }) => ({
+    keys: [`${dialect === 'peft' ? `base_model.model.${layer}` : flat}.${leaf}`],
     about: 'recognised by its keys',
   })),
 ];

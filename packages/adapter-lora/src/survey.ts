@@ -18,28 +18,62 @@ import { AttuneError, input, type Shape, type Tensor } from '@attune/engine';
 import { algorithms, deltaOf } from './algorithms.ts';
 import { magnitudeOf } from './dora.ts';
 import { type FileModule, modulesOf, readModule } from './formats.ts';
-import { resolver } from './names.ts';
+import { type Dialect, dialectOf, resolver } from './names.ts';
 import { scales } from './scale.ts';
 
-/** Relatives of LoRA that are recognised and not loaded, by a name that only they have, and such a name. */
-export const relatives: readonly (readonly [algorithm: string, sign: RegExp, leaf: string])[] = [
-  ['oft', /\.oft_(blocks|diag|r)(\.|$)/, 'oft_blocks'],
-  ['glora', /\.(a1|b1)\.weight$/, 'a1.weight'],
-  ['ia3', /\.(on_input|ia3_l(\.\w+)?)$/, 'on_input'],
+/** A relative of LoRA that is recognised and not loaded. */
+interface Relative {
+  readonly algorithm: string;
+  /** A name that only it has. */
+  readonly sign: RegExp;
+  /** The end of such a name, and the dialect it is written in. */
+  readonly leaf: string;
+  readonly dialect: Dialect;
+}
+
+export const relatives: readonly Relative[] = [
+  {
+    algorithm: 'oft',
+    sign: /\.oft_(blocks|diag|[rR])(\.|$)/,
+    leaf: 'oft_blocks',
+    dialect: 'kohya',
+  },
+  { algorithm: 'boft', sign: /\.boft_[Rs](\.|$)/, leaf: 'boft_R', dialect: 'peft' },
+  { algorithm: 'glora', sign: /\.[ab][12]\.weight$/, leaf: 'a1.weight', dialect: 'kohya' },
+  { algorithm: 'ia3', sign: /\.(on_input|ia3_l(\.\w+)?)$/, leaf: 'on_input', dialect: 'kohya' },
+  { algorithm: 'vera', sign: /\.vera_lambda_[bd](\.|$)/, leaf: 'vera_lambda_b', dialect: 'peft' },
+  { algorithm: 'hra', sign: /\.hra_u(\.|$)/, leaf: 'hra_u', dialect: 'peft' },
+  {
+    algorithm: 'lora of an embedding table',
+    sign: /\.lora_embedding_[AB](\.|$)/,
+    leaf: 'lora_embedding_A',
+    dialect: 'peft',
+  },
+  {
+    algorithm: "another of PEFT's kinds",
+    sign: /\.(fourierft_spectrum|vblora_\w+|randlora_\w+|(bone|miss)_block|c3a_kernel|road_(theta|alpha)|shira_weight|waveft_spectrum)(\.|$)|(^|\.)prompt_embeddings$/,
+    leaf: 'fourierft_spectrum',
+    dialect: 'peft',
+  },
 ];
 
 /** Whether a file is a LoRA or a relative. */
 export function detectLora({ weights }: AdapterFile): Detection | undefined {
-  const base = baseFamily(weights);
-  const family = base === undefined ? {} : { base };
   const names = [...weights.names()];
-  for (const [algorithm, sign] of relatives) {
+  const kin = relatives.flatMap(({ algorithm, sign }) => {
     const evidence = names.find((name) => sign.test(name));
-    if (evidence !== undefined) return { dialect: 'kohya', algorithm, evidence, ...family };
-  }
+    return evidence === undefined ? [] : [{ algorithm, evidence }];
+  });
   const { modules } = modulesOf(names);
   const [first] = modules.filter(({ keys }) => [...keys.keys()].some((leaf) => leaf !== 'alpha'));
-  if (!first) return undefined;
+  if (kin.length === 0 && !first) return undefined;
+  const base = baseFamily(weights);
+  const family = base === undefined ? {} : { base };
+  if (kin.length > 0) {
+    const { evidence } = kin[0];
+    const dialect = dialectOf(evidence, { module: evidence, old: false });
+    return { dialect, ...kin[0], ...family };
+  }
   const used = new Set(modules.flatMap(algorithmNames));
   return {
     dialect: [...new Set(modules.map(({ dialect }) => dialect))].join(' + '),
@@ -58,12 +92,12 @@ function algorithmNames({ algorithm, keys }: FileModule): string[] {
 
 export function surveyLora(file: AdapterFile, model?: Model): Survey {
   const detected = detectLora(file);
-  if (relatives.some(([name]) => name === detected?.algorithm))
+  if (relatives.some(({ algorithm }) => algorithm === detected?.algorithm))
     return {
       modules: [],
       refusal: {
         reason: `${detected?.algorithm} is recognised but not loaded by this version`,
-        fix: 'convert it to a plain LoRA with its own trainer',
+        fix: 'merge it into its model with what trained it, and take that model as the backbone',
       },
     };
   const { modules: found, strays } = modulesOf(file.weights.names());

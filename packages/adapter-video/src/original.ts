@@ -35,15 +35,22 @@ export const animateDiffNoise: Partial<ScheduleConfig> = {
   prediction_type: 'epsilon',
 };
 
-/** Whether weights, under diffusers' names, have the widths of AnimateDiff's modules for Stable Diffusion 1. */
-export function hasSd1Widths(weights: Weights): boolean {
-  const first = 'down_blocks.0.motion_modules.0.norm.weight';
-  return (
-    weights.has(first) &&
-    weights.entry(first).shape[0] === 320 &&
-    [...weights.names()].some((key) => key.startsWith('down_blocks.3.'))
+const FIRST = 'down_blocks.0.motion_modules.0.norm.weight';
+
+/**
+ * The family of models that motion modules, under diffusers' names, have the widths of: Stable Diffusion 1 has
+ * four levels, XL three.
+ */
+export function familyOf(weights: Weights): 'sd1' | 'sdxl' | undefined {
+  if (!weights.has(FIRST) || weights.entry(FIRST).shape[0] !== 320) return undefined;
+  const levels = [2, 3].filter((level) =>
+    weights.has(FIRST.replace('down_blocks.0', `down_blocks.${level}`)),
   );
+  return levels.includes(3) ? 'sd1' : levels.includes(2) ? 'sdxl' : undefined;
 }
+
+/** Whether weights, under diffusers' names, have the widths of AnimateDiff's modules for Stable Diffusion 1. */
+export const hasSd1Widths = (weights: Weights): boolean => familyOf(weights) === 'sd1';
 
 export const isOriginal = (weights: Weights): boolean =>
   [...weights.names()].some((name) => name.includes(MARK));

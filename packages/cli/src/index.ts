@@ -1,3 +1,4 @@
-export { foreign, recogniseFile } from './inspect/foreign.ts';
+export { recogniseFile } from './inspect/foreign.ts';
+export { foreign } from './inspect/layouts.ts';
 export { main } from './main.ts';
 export { outliveReaders } from './terminal.ts';

@@ -5,6 +5,12 @@ export const printable = (text: string): string =>
   // eslint-disable-next-line no-control-regex
   text.replaceAll(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '\uFFFD');
 
+/** The first few of some names, and how many more there are. */
+export function firstOf(names: readonly string[], most = 3): string {
+  const shown = names.slice(0, most).join(', ');
+  return names.length > most ? `${shown} and ${names.length - most} more` : shown;
+}
+
 export const say = (text: string): void => {
   process.stderr.write(`${settled()}${text}\n`);
 };

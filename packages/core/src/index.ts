@@ -110,6 +110,7 @@ export {
   isInside,
   parseHubReference,
 } from './hub/reference.ts';
+export { baseFamily, strangeFamilies, strangeFamily } from './models/families.ts';
 export { readJson, readPart, readWeights, weightName, weightVariants } from './models/folder.ts';
 export { createContainer, LoaderToken, RuntimeToken } from './container.ts';
 export { loadModel, modelParts } from './models/load.ts';
@@ -132,7 +133,6 @@ export {
   readPlugin,
 } from './plugins/package.ts';
 export {
-  baseFamily,
   type ModuleFit,
   scan,
   type Survey,

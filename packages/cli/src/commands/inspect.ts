@@ -9,7 +9,7 @@ import { type Notes, readNotes } from '../media/index.ts';
 import { openWhole } from '../probe/model.ts';
 import { openSession } from '../session.ts';
 import { heedLock, type LockOptions, readStack } from '../stack.ts';
-import { printable } from '../terminal.ts';
+import { firstOf, printable } from '../terminal.ts';
 
 interface Options extends LockOptions {
   readonly base?: string;
@@ -89,6 +89,7 @@ function describe(verdict: Verdict, base: string | undefined): string[] {
     lines.push(
       `  modules  ${matched} matched, ${unmatched} unmatched, ${misshaped} misshaped, ${zeroEffect ?? 'unknown (--deep reads the values)'} without effect${base === undefined ? ' (no --base given)' : ` (against ${base})`}`,
     );
+  if (verdict.idle.length > 0) lines.push(`  idle     ${firstOf(verdict.idle)}`);
   const scales = new Map<string, number>();
   for (const [name, rank] of Object.entries(ranks)) {
     const text = `rank ${rank} alpha ${alphas[name]}`;
@@ -97,6 +98,7 @@ function describe(verdict: Verdict, base: string | undefined): string[] {
   for (const [text, count] of scales) lines.push(`  ${String(count).padStart(7)}  × ${text}`);
   const skipped = skippedText(verdict.skipped);
   if (skipped !== undefined) lines.push(`  partial  ${skipped}`);
+  if (verdict.chosen !== null) lines.push(`  taken    ${verdict.chosen}`);
   if (verdict.verdict === 'loadable' && verdict.reason) lines.push(`  note     ${verdict.reason}`);
   return lines;
 }

@@ -26,7 +26,8 @@ import { AttuneError, itemSize, type Weights } from '@attune/engine';
 import { openWhole } from '../probe/model.ts';
 import { readStack } from '../stack.ts';
 import { warn } from '../terminal.ts';
-import { type Foreign, recogniseFile, recogniseNames } from './foreign.ts';
+import { type Foreign, recogniseFile } from './foreign.ts';
+import { recogniseFolder, recogniseNames, strangeAdapter, unknown } from './layouts.ts';
 
 export interface Verdict {
   readonly file: string;
@@ -45,11 +46,15 @@ export interface Verdict {
     /** Null where the values were not read. */
     readonly zeroEffect: number | null;
   };
+  /** The modules without effect, as the file spells them; empty where the values were not read. */
+  readonly idle: readonly string[];
   /** By module, as the file spells it. */
   readonly ranks: Readonly<Record<string, number>>;
   readonly alphas: Readonly<Record<string, number>>;
   /** What was passed over, where that is allowed. */
   readonly skipped: Skipped;
+  /** What the file does not tell: how it is taken, and the option that takes it otherwise. */
+  readonly chosen: string | null;
   readonly reason: string | null;
   readonly fix: string | null;
 }
@@ -65,9 +70,11 @@ const verdictOn = (file: string, known: Partial<Verdict>): Verdict => ({
   algorithm: null,
   base: null,
   modules: nothing,
+  idle: [],
   ranks: {},
   alphas: {},
   skipped: { unused: [], lacking: [] },
+  chosen: null,
   reason: null,
   fix: null,
   ...known,
@@ -128,6 +135,8 @@ async function inspectFolder(file: string, context: InspectContext): Promise<Ver
       { kind: null, reason: `it holds a device or pipe (${odd.name})`, fix: 'remove it' },
       { container: 'refused' },
     );
+  const other = recogniseFolder(file);
+  if (other) return refused(file, other);
   const parts = ['unet', 'vae', 'text_encoder'].filter((part) =>
     existsSync(join(file, part, 'config.json')),
   );
@@ -245,20 +254,27 @@ async function inspectAdapter(
 ): Promise<Verdict> {
   const found = await detect(adapter, context);
   // Asked second: whole checkpoints may hold an adapter, as the first ControlNets' do.
-  if (!found && isCheckpoint(adapter.weights))
-    return inspectCheckpoint(file, adapter.weights, context);
-  if (!found) return refused(file, recogniseNames([...adapter.weights.names()]));
+  if (!found) {
+    const foreign = recogniseNames(adapter.weights);
+    if (foreign) return refused(file, foreign);
+    return isCheckpoint(adapter.weights)
+      ? inspectCheckpoint(file, adapter.weights, context)
+      : refused(file, unknown(adapter.weights));
+  }
   const { id, kind, detection } = found;
   const known = {
     kind: id,
     dialect: detection.dialect,
     algorithm: detection.algorithm ?? null,
     base: detection.base ?? null,
+    chosen: detection.chosen ?? null,
   };
   const { base, allowPartial } = context;
   const survey =
     base && allowPartial ? surveyPart(kind, adapter, base) : surveyAdapter(kind, adapter, base);
-  return surveyed(file, survey, adapter.weights, known, context);
+  const strange = base && !survey.refusal ? undefined : strangeAdapter(detection.base);
+  const whole = strange ? { ...survey, refusal: strange } : survey;
+  return surveyed(file, whole, adapter.weights, known, context);
 }
 
 /** Values of so many bytes are read in about a second; those of larger files only when asked for. */
@@ -283,7 +299,8 @@ function surveyed(
 ): Verdict {
   const count = (fit: string) => modules.filter((module) => module.fit === fit).length;
   const reads = deep === true || bytesOf(weights) <= SMALL;
-  const zeroEffect = reads ? modules.filter((module) => module.isZero()).length : null;
+  const without = reads ? modules.filter((module) => module.isZero()) : [];
+  const zeroEffect = reads ? without.length : null;
   const notFinite = reads
     ? [...weights.names()].find((name) => !scan(weights.entry(name).load()).finite)
     : undefined;
@@ -308,6 +325,7 @@ function surveyed(
       misshaped: count('misshaped'),
       zeroEffect,
     },
+    idle: without.map(({ name }) => name),
     ranks: pick('rank'),
     alphas: pick('alpha'),
     ...(skipped ? { skipped } : {}),

@@ -31,12 +31,12 @@ export function formatsOf(kind: AdapterKind, id: string): Format[] {
         `${id} has a sample (${about}; first key ${keys[0]}) that its own detector does not know.`,
         { id, keys },
       );
-    const { dialect, algorithm = id } = found;
+    const { dialect, algorithm = id, chosen } = found;
     const refusal = kind.survey?.(file).refusal?.reason;
     return {
       dialect,
       algorithm,
-      about,
+      about: chosen === undefined ? about : `${about}; ${chosen}`,
       ...(refusal === undefined ? {} : { refusal }),
     };
   });

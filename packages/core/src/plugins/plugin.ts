@@ -44,6 +44,8 @@ export interface Detection {
   readonly algorithm?: string;
   /** The family of models it was made for, where the file tells. */
   readonly base?: string;
+  /** What the file does not tell and is taken as said here, with the option that takes it otherwise. */
+  readonly chosen?: string;
 }
 
 /** A setting under which the conformance kit examines a kind: what it cannot see by itself. */

@@ -58,27 +58,6 @@ export function scan({ dtype, data }: NDArray): { zero: boolean; finite: boolean
   return { zero, finite };
 }
 
-/** Families by the width of the text that cross-attention reads. */
-const textWidths: ReadonlyMap<number, string> = new Map([
-  [768, 'sd1'],
-  [1024, 'sd2'],
-  [2048, 'sdxl'],
-]);
-
-/** In motion modules the second attention reads frames. */
-const readsText =
-  /^(?!.*motion_modules).*attn2[._]to_k\.(?:weight|lora_A(?:\.\w+)?\.weight|lora_down\.weight)$/;
-
-/** The family of models that weights belong to, by a layer that reads text. */
-export function baseFamily(weights: Weights): string | undefined {
-  for (const name of weights.names()) {
-    if (!readsText.test(name)) continue;
-    const width = weights.entry(name).shape[1];
-    return textWidths.get(width) ?? `text width ${width}`;
-  }
-  return undefined;
-}
-
 /** Weights by the module they belong to: their names without the last part. */
 function byModule(names: Iterable<string>): Map<string, string[]> {
   const modules = new Map<string, string[]>();

@@ -4,9 +4,9 @@ import { AttuneError, sameShape } from '@attune/engine';
 
 import { inventory } from '../adapters/compose.ts';
 import { routeProblems } from '../adapters/routes.ts';
+import { baseFamily } from '../models/families.ts';
 import { type Dims, nominalDims } from '../models/net.ts';
 import { skippedText } from '../plugins/partial.ts';
-import { baseFamily } from '../plugins/survey.ts';
 import { NoiseSchedule, type ScheduleConfig, trainingPart } from '../schedule/noise.ts';
 import type { StackPart, StackParts } from './open.ts';
 import { checkPlaces } from './places.ts';
