@@ -3,7 +3,13 @@ import { z } from 'zod';
 
 import { VideoConfig } from './config.ts';
 import { readMotion } from './file.ts';
-import { animateDiffNoise, diffusersNames, hasSd1Widths, isOriginal } from './original.ts';
+import {
+  animateDiffNoise,
+  diffusersNames,
+  familyOf,
+  hasSd1Widths,
+  isOriginal,
+} from './original.ts';
 import { video } from './video.ts';
 import { dialects, writeMotion } from './write.ts';
 
@@ -18,9 +24,27 @@ const Options = z.strictObject(
   ),
 );
 
+/** Files that have motion modules among other things: SparseCtrl, PIA. */
+const ofOthers = /(^|\.)controlnet_|^conv_in\.weight$/;
+
 /** A motion module's own weight, not a LoRA on one. */
 const ownKey =
   /^((down|up)_blocks\.\d+|mid_block)\.motion_modules\.\d+\.(norm|proj_in|transformer_blocks\.0\.attn1\.to_q)\.weight$/;
+
+const norms = {
+  all_frames: 'over all frames of a clip, as diffusers does',
+  per_frame: "over each frame alone, as AnimateDiff's own code does",
+};
+
+/** How the group norms of a file are taken, which no layout but our own config tells. */
+function normText(config: unknown): string {
+  const { norm } = Object(config) as { norm?: unknown };
+  const [taken, other] =
+    norm === 'per_frame'
+      ? (['per_frame', 'all_frames'] as const)
+      : (['all_frames', 'per_frame'] as const);
+  return `group norms ${norms[taken]} (norm: ${other} in the stack entry: ${norms[other]})`;
+}
 
 const module = 'mid_block.motion_modules.0';
 
@@ -42,16 +66,18 @@ export default definePlugin({
     adapters: {
       video: adapterKind({
         options: Options,
-        detect: ({ weights }) => {
+        detect: ({ weights, config }) => {
           const known = diffusersNames(weights);
           const names = [...known.names()];
           const evidence = names.find((key) => ownKey.test(key));
-          if (evidence === undefined) return undefined;
+          if (evidence === undefined || names.some((key) => ofOthers.test(key))) return undefined;
+          const base = familyOf(known);
           return {
             dialect: isOriginal(weights) ? 'animatediff' : 'diffusers',
             algorithm: 'motion',
             evidence,
-            ...(hasSd1Widths(known) ? { base: 'sd1' } : {}),
+            ...(base === undefined ? {} : { base }),
+            chosen: normText(config),
           };
         },
         create: ({ file, model: { latents }, ...common }, options) => {
