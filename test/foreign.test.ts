@@ -202,7 +202,7 @@ test.each<[string, Shapes, RegExp, RegExp]>([
       [`model.diffusion_model.input_blocks.4.1.${block}`]: [4, 2048],
       'model.diffusion_model.label_emb.0.0.weight': [4, 2816],
     },
-    /takes a label or a vector|Stable Diffusion XL/,
+    /as those of SDXL/,
     /Stable Diffusion 1 or 2/,
   ],
   [
@@ -351,7 +351,7 @@ test.each<[string, Shapes, RegExp, RegExp]>([
       'model.diffusion_model.label_emb.weight': [4, 4],
       [`model.diffusion_model.middle_block.1.${block}`]: [4, 1024],
     },
-    /label/,
+    /x4 upscaler/,
     /plain Stable Diffusion/,
   ],
   [

@@ -12,15 +12,18 @@ import {
   readStackParts,
   refuseConflicts,
   type StackLock,
+  type StackPart,
   type StackParts,
+  surveyAdapter,
 } from '@attune/core';
 import { AttuneError, HashBook } from '@attune/engine';
 
+import { idleNames, isRead } from './inspect/idle.ts';
 import { completed } from './probe/model.ts';
 import type { CommandSession } from './session.ts';
 import { stackMedia } from './stack-media.ts';
 import { type StackArgument, stackWarnings } from './stack.ts';
-import { warn } from './terminal.ts';
+import { firstOf, warn } from './terminal.ts';
 
 export interface TrustOptions {
   /** Frames at once that are asked for. */
@@ -55,6 +58,7 @@ export async function trusted(
   const findings = checkStack(parts, frames === undefined ? {} : { frames });
   for (const finding of findings) if (finding.level === 'warning') warn(findingText(finding));
   refuseConflicts(findings);
+  for (const part of parts.parts) warnOfIdle(part);
   const model = completed(parts.model);
   const lock = lockOf(stack, parts, loader, new HashBook({ verify }));
   const before = lockedAs === undefined ? undefined : remembered(lockedAs, anew);
@@ -63,6 +67,17 @@ export async function trusted(
   const known = currentProof(before, lock);
   const made = known ?? { of: fingerprint(lock), adapters: await prove(model, runtime) };
   return { parts, lock: { ...lock, proof: made }, drift };
+}
+
+/** An adapter whose file is not zero throughout may still have modules that are; all of it is the proof's business. */
+function warnOfIdle({ adapter: { name }, entry, kind, file }: StackPart): void {
+  if (!file || entry.train !== undefined || !isRead(file.weights, false)) return;
+  const { modules } = surveyAdapter(kind, file);
+  const idle = idleNames(modules);
+  if (idle.length > 0)
+    warn(
+      `${idle.length} of ${modules.length} modules of ${name} change nothing, all zero: ${firstOf(idle)}; the rest acts.`,
+    );
 }
 
 function remembered(stackFile: string, anew: boolean): StackLock | undefined {

@@ -1,5 +1,7 @@
 /** attune inspect: what a file is, whether it loads, and why not. */
 
+import { existsSync } from 'node:fs';
+
 import { pulled, skippedText } from '@attune/core';
 import { AttuneError } from '@attune/engine';
 import { Command } from 'commander';
@@ -23,7 +25,7 @@ export const inspectCommand = (): Command =>
     .description('say what a file, a folder or a stack is and whether it can be loaded')
     .argument(
       '<file|folder|stack>',
-      'a weight file, a folder, a stack.yaml, hf:owner/name after a pull, or a result of attune',
+      'a weight file, a folder, a stack.yaml, a bundled model or stack (pocket, pocket/aligned), hf:owner/name after a pull, or a result of attune',
     )
     .option('--base <stack|model>', 'the model to fit it against, with adapters before it')
     .option(
@@ -50,7 +52,8 @@ async function inspectAction(
     {},
     argument ? { folder: argument.folder, paths: argument.stack.plugins } : {},
   );
-  const heeded = base ?? (/\.ya?ml$/.test(file) ? file : undefined);
+  const bundled = !existsSync(file) && loader.ids('stacks').includes(file);
+  const heeded = base ?? (/\.ya?ml$/.test(file) || bundled ? file : undefined);
   // A stack that cannot be read gets its verdict below.
   if (heeded !== undefined && (lock.frozen || lock.verify))
     await heedLock(heeded, argument ?? (await readStack(heeded)), loader, lock);

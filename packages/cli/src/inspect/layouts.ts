@@ -106,7 +106,7 @@ const layouts: readonly (readonly [keys: readonly RegExp[], foreign: Foreign])[]
     [/^(model\.diffusion_model\.)?label_emb\./],
     {
       kind: 'model',
-      reason: 'its UNet takes a label or a vector beside the text: an upscaler, unCLIP or SDXL',
+      reason: 'its UNet takes a vector or a label beside the text, as those of SDXL, unCLIP and the x4 upscaler do',
       fix: `take a plain ${ownFamilies} model`,
     },
   ],

@@ -21,12 +21,13 @@ import {
   surveyPart,
   surveyNets,
 } from '@attune/core';
-import { AttuneError, itemSize, type Weights } from '@attune/engine';
+import { AttuneError, type Weights } from '@attune/engine';
 
 import { openWhole } from '../probe/model.ts';
 import { readStack } from '../stack.ts';
 import { warn } from '../terminal.ts';
 import { type Foreign, recogniseFile } from './foreign.ts';
+import { idleNames, isRead } from './idle.ts';
 import { recogniseFolder, recogniseNames, strangeAdapter, unknown } from './layouts.ts';
 
 export interface Verdict {
@@ -98,10 +99,16 @@ export async function inspect(file: string, context: InspectContext): Promise<Ve
   const broken = { container: 'refused' } as const;
   try {
     const stat = statSync(file, { throwIfNoEntry: false });
+    if (!stat && context.loader.ids('backbones').includes(file)) {
+      const bundled = await context.loader.get('backbones', file);
+      return { ...(await inspectFolder(bundled.folder(), context)), file };
+    }
+    if (!stat && context.loader.ids('stacks').includes(file))
+      return await inspectStack(file, context);
     if (!stat)
       return refused(
         file,
-        { kind: null, reason: 'it does not exist', fix: 'check the path' },
+        { kind: null, reason: 'it does not exist', fix: `check the path${bundledText(context)}` },
         broken,
       );
     if (stat.isDirectory()) return await inspectFolder(file, context);
@@ -123,6 +130,12 @@ export async function inspect(file: string, context: InspectContext): Promise<Ve
     const fix = 'download or write it again, or take another file';
     return refused(file, { kind: null, reason, fix }, broken);
   }
+}
+
+/** What may be named without being a path. */
+function bundledText({ loader }: InspectContext): string {
+  const names = [...loader.ids('backbones'), ...loader.ids('stacks')];
+  return names.length > 0 ? `; by their names alone there are ${names.join(', ')}` : '';
 }
 
 async function inspectFolder(file: string, context: InspectContext): Promise<Verdict> {
@@ -277,18 +290,6 @@ async function inspectAdapter(
   return surveyed(file, whole, adapter.weights, known, context);
 }
 
-/** Values of so many bytes are read in about a second; those of larger files only when asked for. */
-const SMALL = 2 ** 28;
-
-function bytesOf(weights: Weights): number {
-  let bytes = 0;
-  for (const name of weights.names()) {
-    const { dtype, shape } = weights.entry(name);
-    bytes += shape.reduce((all, n) => all * n, itemSize[dtype]);
-  }
-  return bytes;
-}
-
 /** The verdict that a survey and, of a small file or when asked for, the values themselves lead to. */
 function surveyed(
   file: string,
@@ -298,8 +299,8 @@ function surveyed(
   { deep }: InspectContext,
 ): Verdict {
   const count = (fit: string) => modules.filter((module) => module.fit === fit).length;
-  const reads = deep === true || bytesOf(weights) <= SMALL;
-  const without = reads ? modules.filter((module) => module.isZero()) : [];
+  const reads = isRead(weights, deep);
+  const without = reads ? idleNames(modules) : [];
   const zeroEffect = reads ? without.length : null;
   const notFinite = reads
     ? [...weights.names()].find((name) => !scan(weights.entry(name).load()).finite)
@@ -325,7 +326,7 @@ function surveyed(
       misshaped: count('misshaped'),
       zeroEffect,
     },
-    idle: without.map(({ name }) => name),
+    idle: without,
     ranks: pick('rank'),
     alphas: pick('alpha'),
     ...(skipped ? { skipped } : {}),
