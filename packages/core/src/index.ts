@@ -206,7 +206,14 @@ export {
   type Spacing,
 } from './schedule/noise.ts';
 export { type Plan, type Sampler, type Step, takeStep } from './schedule/sampler.ts';
-export { hasAverage, inCheckpoint, checkpointLayout, isCheckpoint } from './models/checkpoint.ts';
+export {
+  checkpointLayout,
+  checkpointPredicts,
+  hasAverage,
+  inCheckpoint,
+  isCheckpoint,
+  type Predicts,
+} from './models/checkpoint.ts';
 export { type Format, formatsOf } from './plugins/formats.ts';
 export { createPartly, type PartlyMade, type Skipped, skippedText } from './plugins/partial.ts';
 export { checkTold, type Telling } from './plugins/dialect.ts';

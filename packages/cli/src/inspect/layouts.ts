@@ -106,7 +106,8 @@ const layouts: readonly (readonly [keys: readonly RegExp[], foreign: Foreign])[]
     [/^(model\.diffusion_model\.)?label_emb\./],
     {
       kind: 'model',
-      reason: 'its UNet takes a vector or a label beside the text, as those of SDXL, unCLIP and the x4 upscaler do',
+      reason:
+        'its UNet takes a vector or a label beside the text, as those of SDXL, unCLIP and the x4 upscaler do',
       fix: `take a plain ${ownFamilies} model`,
     },
   ],
@@ -139,7 +140,7 @@ const layouts: readonly (readonly [keys: readonly RegExp[], foreign: Foreign])[]
     { kind: 'unet', reason: 'it holds the weights of a UNet alone', fix: asFolder },
   ],
   [
-    [/^(first_stage_model\.)?(encoder|decoder)\.(down|up)\.\d+\.block\./],
+    [/^(encoder|decoder)\.(down|up)\.\d+\.block\./],
     {
       kind: 'vae',
       reason: 'it holds an autoencoder alone, in the original layout',

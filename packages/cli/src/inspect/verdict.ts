@@ -7,6 +7,7 @@ import {
   type AdapterFile,
   type AdapterKind,
   baseFamily,
+  checkpointPredicts,
   type Detection,
   hasAverage,
   isCheckpoint,
@@ -185,16 +186,26 @@ async function inspectCheckpoint(
     'It holds its UNet twice: as trained last, which is taken, and as a moving average (`weights: ema` in a stack file).';
   const told = (reason: string | null) =>
     hasAverage(weights) ? (reason === null ? both : `${reason} ${both}`) : reason;
+  let chosen: string | null = null;
   try {
+    chosen = predictionText(weights);
     const model = await loadModel(file, { loader: context.loader });
     const verdict = inspectModel(file, 'model', model, context, 'ldm');
-    return { ...verdict, reason: told(verdict.reason) };
+    return { ...verdict, chosen, reason: told(verdict.reason) };
   } catch (error) {
     if (!AttuneError.is(error)) throw error;
     const reason = told(error.message) ?? error.message;
     const fix = 'name a model folder with its configs as `config` in the stack file';
-    return refused(file, { kind: 'model', reason, fix }, { dialect: 'ldm' });
+    return refused(file, { kind: 'model', reason, fix }, { dialect: 'ldm', chosen });
   }
+}
+
+/** How a checkpoint's prediction is taken, where that has to be guessed or could be wrong. */
+function predictionText(weights: Weights): string | null {
+  const { type, sign } = checkpointPredicts(weights);
+  if (sign === undefined) return null;
+  const other = type === 'epsilon' ? 'v_prediction' : 'epsilon';
+  return `its prediction as ${type}, by ${sign} (schedule: { prediction_type: ${other} } in the stack file takes it otherwise)`;
 }
 
 function inspectModel(

@@ -3,7 +3,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { AttuneError, Weights } from '@attune/engine';
+import { AttuneError, toF32, Weights } from '@attune/engine';
 
 import { type Part, readJson } from './folder.ts';
 import { fromLdmVae, inferVae } from './ldm-vae.ts';
@@ -130,20 +130,60 @@ export function checkpointParts(
   });
 }
 
-const textKey = 'model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight';
+const UNET = 'model.diffusion_model.';
+const textKey = `${UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight`;
+
+/** A bias whose spread tells what Stable Diffusion 2 was trained to predict, and the least of those that predict v. */
+const spreadKey = `${UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias`;
+const SPREAD = 0.09;
+
+/** Whether its text encoder or the text that its UNet reads is Stable Diffusion 2's. */
+const isSecond = (weights: Weights): boolean =>
+  isOpenClip(weights.under('cond_stage_model.model.')) ||
+  (weights.has(textKey) && weights.entry(textKey).shape[1] === 1024);
+
+/** What such a file's UNet predicts, and by which sign that is told; no sign where nothing is in doubt. */
+export interface Predicts {
+  readonly type: 'epsilon' | 'v_prediction';
+  readonly sign?: string;
+}
 
 /**
- * What such a file does not hold: the scheduler's config and the tokenizer's padding. Stable Diffusion 2
- * predicts v, but for its 512-pixel base and its inpainting model; only the header's
- * `modelspec.prediction_type` tells them apart, or the channels.
+ * Stable Diffusion 1 predicts the noise, 2 the velocity, but for its 512-pixel bases (2.0-base, 2.1-base) and its
+ * inpainting model. Told by the header's `modelspec.prediction_type`, by the channels (only the plain model can
+ * predict v), and else, as ComfyUI does (`supported_models.py`), by how widely one bias is spread.
  */
-export function checkpointDefaults(weights: Weights): { schedule: object; pad?: string } {
-  const second =
-    isOpenClip(weights.under('cond_stage_model.model.')) ||
-    (weights.has(textKey) && weights.entry(textKey).shape[1] === 1024);
-  const [, channels] = weights.entry('model.diffusion_model.input_blocks.0.0.weight').shape;
+export function checkpointPredicts(weights: Weights): Predicts {
   const told = weights.metadata['modelspec.prediction_type'];
-  const v = told === undefined ? second && channels === 4 : told.startsWith('v');
+  if (told !== undefined)
+    return {
+      type: told.startsWith('v') ? 'v_prediction' : 'epsilon',
+      sign: `its header's modelspec.prediction_type (${told.slice(0, 40)})`,
+    };
+  if (!isSecond(weights)) return { type: 'epsilon' };
+  const [, channels] = weights.entry(`${UNET}input_blocks.0.0.weight`).shape;
+  if (channels !== 4)
+    return {
+      type: 'epsilon',
+      sign: `the ${channels} channels that it reads, as Stable Diffusion 2's inpainting model`,
+    };
+  if (!weights.has(spreadKey))
+    return { type: 'v_prediction', sign: 'nothing in it: most models of Stable Diffusion 2 do' };
+  const spread = deviation(toF32(weights.entry(spreadKey).load()).data);
+  const wide = spread > SPREAD;
+  return {
+    type: wide ? 'v_prediction' : 'epsilon',
+    sign: `the spread of ${spreadKey.slice(UNET.length)}, ${spread.toFixed(3)}: ${wide ? 'above' : 'at most'} ${SPREAD}, as in ${wide ? '2.0 and 2.1' : '2.0-base and 2.1-base'}`,
+  };
+}
+
+function deviation(values: Float32Array): number {
+  const mean = values.reduce((sum, x) => sum + x, 0) / values.length;
+  return Math.sqrt(values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / values.length);
+}
+
+/** What such a file does not hold: the scheduler's config and the tokenizer's padding. */
+export function checkpointDefaults(weights: Weights): { schedule: object; pad?: string } {
   return {
     schedule: {
       _class_name: 'DDIMScheduler',
@@ -151,11 +191,11 @@ export function checkpointDefaults(weights: Weights): { schedule: object; pad?: 
       beta_start: 0.00085,
       beta_end: 0.012,
       num_train_timesteps: 1000,
-      prediction_type: v ? 'v_prediction' : 'epsilon',
+      prediction_type: checkpointPredicts(weights).type,
       steps_offset: 1,
       set_alpha_to_one: false,
       clip_sample: false,
     },
-    ...(second ? { pad: '!' } : {}),
+    ...(isSecond(weights) ? { pad: '!' } : {}),
   };
 }

@@ -81,8 +81,8 @@ function ownPrediction({ backbone, model }: StackParts): Finding[] {
     {
       level: 'warning',
       topic: 'prediction',
-      text: `the stack's schedule takes the backbone's output as ${used}, its own scheduler_config.json says ${own}`,
-      fix: `add prediction_type: ${own} to the stack's schedule, unless the config is wrong`,
+      text: `the stack's schedule takes the backbone's output as ${used}, its own schedule says ${own}`,
+      fix: `add prediction_type: ${own} to the stack's schedule, unless its own is wrong`,
     },
   ];
 }

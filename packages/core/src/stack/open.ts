@@ -147,7 +147,7 @@ export async function readStackParts(
     ...(stack.train ? { train: stack.train } : {}),
     ...(stack.schedule === 'default'
       ? {}
-      : { schedule: NoiseSchedule.of(stack.schedule, 'schedule') }),
+      : { schedule: scheduled(stack.schedule, loaded.schedule) }),
   };
   const prepared = [];
   for (const entry of stack.adapters)
@@ -170,6 +170,18 @@ export async function readStackParts(
   const fed = routesTo(model.adapters, read);
   if (Object.keys(fed).length > 0) model = { ...model, routes: fed };
   return { folder, path, ...config, backbone: loaded, parts, routes, model };
+}
+
+/** Keys of a scheduler config without which the rest says no noise. */
+const noise = /^(_class_name|beta_(start|end|schedule)|trained_betas)$/;
+
+/** A schedule of the stack file, whole, or some keys that go over the backbone's own. */
+function scheduled(
+  given: Exclude<StackFile['schedule'], 'default'>,
+  own: NoiseSchedule | undefined,
+): NoiseSchedule {
+  const whole = !own || Object.keys(given).some((key) => noise.test(key));
+  return NoiseSchedule.of(whole ? given : { ...own.config, ...given }, 'schedule');
 }
 
 type Prepared = Omit<StackPart, 'adapter' | 'declared' | 'skipped'>;

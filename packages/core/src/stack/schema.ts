@@ -101,7 +101,10 @@ export const StackFile = z.strictObject({
   weights: z.literal('ema').optional(),
   /** The terms the backbone comes under, an SPDX identifier, where its folder does not say. */
   license: z.string().optional(),
-  /** `default` is the backbone's own; else a scheduler config to use instead. */
+  /**
+   * `default` is the backbone's own; else a scheduler config to use instead or, where it says nothing of β
+   * (`{ prediction_type: epsilon }`), keys that go over the backbone's own.
+   */
   schedule: z.union([z.literal('default'), z.looseObject({})]).default('default'),
   adapters: z.array(StackEntry).default([]),
   /** What inputs (`encoder_hidden_states`) and ports (`edit.image`) are fed, where it is not the usual. */
