@@ -108,7 +108,8 @@ test('the verdict on a single file says what it is taken to predict; the option 
   ]);
   const config = path.replace('.safetensors', '.configs');
   const opened = async (schedule: StackFile['schedule']) =>
-    (await openStack(StackFile.parse({ backbone: silent, config, schedule }), '.', loader)).schedule!;
+    (await openStack(StackFile.parse({ backbone: silent, config, schedule }), '.', loader))
+      .schedule!;
   const [own, other] = [await opened('default'), await opened({ prediction_type: 'epsilon' })];
   expect(own.predictionType).toBe('v_prediction');
   expect(other.config).toEqual({ ...own.config, prediction_type: 'epsilon' });

@@ -14,7 +14,7 @@ import {
 import { AttuneError, type F32Array, type Rng, type Runtime, type Shape } from '@attune/engine';
 
 import { Adversary, type Evidence } from './adversarial.ts';
-import type { DistillConfig, Phase } from './config.ts';
+import type { DistillConfig, Phase, TeacherConfig } from './config.ts';
 import { FakeScore, type FakeTurn } from './fake.ts';
 import { FirstFrames } from './first-frame.ts';
 import { ModelTeacher } from './model-teacher.ts';
@@ -80,8 +80,7 @@ export class Lane {
     this.#teachers = Object.entries(config.teachers).map(([id, own]) => {
       const stack = teachers[id];
       if (!stack) throw new AttuneError('NO_TEACHER', `The teacher ${id} has no model.`, { id });
-      checkView(stack, own.view, { at: `teachers.${id}.view`, stack: own.stack });
-      checkDrops(own.view, own.guidance, `teachers.${id}.guidance`);
+      checkTeacher(id, stack, own);
       return new ModelTeacher(id, new ModelRunner(stack, runtime), own, dims);
     });
     for (const { id, config: own } of this.#teachers) {
@@ -187,6 +186,21 @@ export class Lane {
     for (const adversary of this.adversaries.values()) await adversary.release();
     for (const fake of this.fakes.values()) await fake.release();
   }
+}
+
+/** Throws where a teacher is to be shown, or to do without, what its stack does not take. */
+function checkTeacher(
+  id: string,
+  model: Model,
+  { stack, view, guidance, delta }: TeacherConfig,
+): void {
+  const at = `teachers.${id}`;
+  checkView(model, view, { at: `${at}.view`, stack });
+  checkDrops(view, [...guidance.drop, ...(guidance.before?.drop ?? [])], `${at}.guidance`);
+  if (!delta) return;
+  const shown = { ...view, ...delta.view };
+  checkView(model, shown, { at: `${at}.delta.view`, stack });
+  checkDrops(shown, delta.drop, `${at}.delta`);
 }
 
 function plus(into: Float32Array, more: Float32Array): void {

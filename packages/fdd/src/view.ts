@@ -10,8 +10,6 @@ import {
 } from '@attune/core';
 import { AttuneError, type F32Array, i64, type NDArray, nearest, zeros } from '@attune/engine';
 
-import type { TeacherConfig } from './config.ts';
-
 /** A batch of data by field. Prompts are text, everything else arrays. */
 export interface DataBatch {
   /** Prompts by field name (without `text.`), one per clip. */
@@ -61,14 +59,10 @@ export function checkView(
       );
 }
 
-/** Throws UNKNOWN_INPUT for what guidance is to leave out and the view does not have; text may be left out of what reads none. */
-export function checkDrops(
-  view: View,
-  { drop, before }: TeacherConfig['guidance'],
-  at: string,
-): void {
+/** Throws UNKNOWN_INPUT for what is to be left out and the view does not have; text may be left out of what reads none. */
+export function checkDrops(view: View, drop: readonly string[], at: string): void {
   const keys = Object.keys(view);
-  for (const key of [...drop, ...(before?.drop ?? [])])
+  for (const key of drop)
     if (key !== 'encoder_hidden_states' && !keys.includes(key))
       throw new AttuneError(
         'UNKNOWN_INPUT',
