@@ -117,7 +117,7 @@ export {
   type Session,
 } from './runtime/runtime.ts';
 export { OrtRuntime } from './runtime/session.ts';
-export { hashOf } from './weights/file.ts';
+export { hashOf, makeFolder } from './weights/file.ts';
 export { type FileHash, HashBook } from './weights/hashes.ts';
 export { parseJson, readText } from './weights/json.ts';
 export { type WeightEntry, Weights } from './weights/store.ts';

@@ -1,6 +1,6 @@
 /** attune demo: a bundled clip edited by the plain stack and by the aligned one, side by side. */
 
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 
 import {
@@ -13,7 +13,7 @@ import {
   type Sampler,
   Sampling,
 } from '@attune/core';
-import { AttuneError, type F32Array, type Runtime } from '@attune/engine';
+import { AttuneError, type F32Array, makeFolder, type Runtime } from '@attune/engine';
 import { formatReport, motionRatio, type Report, sharpness } from '@attune/eval';
 import { Command } from 'commander';
 
@@ -254,7 +254,7 @@ async function written(
   report: Report,
   out: string,
 ): Promise<string[]> {
-  mkdirSync(out, { recursive: true });
+  makeFolder(out);
   const [, , H, W] = source.shape;
   const columns = [{ name: 'input', frames: source }, ...results].map(({ name, frames }) => ({
     name,

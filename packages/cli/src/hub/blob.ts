@@ -2,11 +2,11 @@
 
 import { createHash } from 'node:crypto';
 import { constants, createReadStream } from 'node:fs';
-import { type FileHandle, mkdir, open, rename, rm, stat, statfs } from 'node:fs/promises';
+import { type FileHandle, open, rename, rm, stat, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
 import type { RepoFolders } from '@attune/core';
-import { AttuneError } from '@attune/engine';
+import { AttuneError, makeFolder } from '@attune/engine';
 
 import { fileUrl, type KnownFile } from './listing.ts';
 import { locked } from './lock.ts';
@@ -42,7 +42,7 @@ export async function fetchBlob(request: BlobRequest): Promise<boolean> {
   const { file, folders, signal, onNotice } = request;
   const blob = join(folders.blobs, file.hash);
   try {
-    await mkdir(folders.blobs, { recursive: true });
+    makeFolder(folders.blobs);
     return await locked(
       join(folders.locks, `${file.hash}.attune.lock`),
       async () => {

@@ -4,7 +4,7 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import { link, mkdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { link, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -31,7 +31,7 @@ export async function locked<T>(
   work: () => Promise<T>,
   { signal, onWait, poll = 200, patience = 15_000 }: LockOptions = {},
 ): Promise<T> {
-  await mkdir(dirname(path), { recursive: true });
+  makeFolder(dirname(path));
   const own: Holder = { id: randomUUID(), pid: process.pid, host: hostname() };
   let seen: { id: string; touched: number; since: number } | undefined;
   while (!(await take(path, own))) {

@@ -4,7 +4,6 @@ import {
   copyFile,
   link,
   lstat,
-  mkdir,
   readFile,
   rename,
   rm,
@@ -23,7 +22,7 @@ import {
   type RepoFolders,
   repoFolders,
 } from '@attune/core';
-import { AttuneError } from '@attune/engine';
+import { AttuneError, makeFolder } from '@attune/engine';
 
 import { assertSpace, bytesAt, fetchBlob, partial } from './blob.ts';
 import {
@@ -172,7 +171,7 @@ async function fetchAll(
   const total = blobs.reduce((bytes, { size }) => bytes + size, 0);
   const before = sum();
   if (missing.length === 0) return new Set();
-  await mkdir(folders.blobs, { recursive: true });
+  makeFolder(folders.blobs);
   await assertSpace(folders.blobs, total - before);
   const fetched = new Set<string>();
   await eachOf(missing, jobs, signal, async (file, stop) => {
@@ -232,7 +231,7 @@ async function placeLink(path: string, blob: string, size: number): Promise<void
   if (same && there.size === size) return;
   const temporary = `${path}.${process.pid}.tmp`;
   try {
-    await mkdir(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     await rm(temporary, { force: true });
     await symlink(relative(dirname(path), blob), temporary)
       .catch(() => link(blob, temporary))
@@ -253,7 +252,7 @@ async function writeRef(path: string, commit: string): Promise<void> {
   if (before === commit) return;
   const temporary = `${path}.${process.pid}.tmp`;
   try {
-    await mkdir(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     await writeFile(temporary, commit);
     await rename(temporary, path);
   } catch (error) {

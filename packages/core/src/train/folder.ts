@@ -3,7 +3,6 @@
 import {
   appendFileSync,
   existsSync,
-  mkdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -12,7 +11,7 @@ import {
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 
-import { AttuneError } from '@attune/engine';
+import { AttuneError, makeFolder } from '@attune/engine';
 
 export class RunFolder {
   readonly path: string;
@@ -46,7 +45,7 @@ export class RunFolder {
     }
     const isNew = !existsSync(path);
     try {
-      mkdirSync(path, { recursive: true });
+      makeFolder(path);
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
       throw new AttuneError('BAD_RUN', `No run can be kept at ${path}: ${reason}.`, { path });

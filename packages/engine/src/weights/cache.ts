@@ -1,7 +1,7 @@
 /** Arrays that were computed, in the cache folder. */
 
 import { createHash } from 'node:crypto';
-import { mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
+import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 import { bytesOf, type NDArray } from '../runtime/array.ts';
@@ -48,7 +48,7 @@ export class Cache {
     let staging: string | undefined;
     try {
       const file = this.#fileOf(key);
-      mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+      makeFolder(dirname(file), 0o700);
       // A folder of its own: a process's number may occur twice where machines share a cache.
       staging = mkdtempSync(join(this.folder, 'staged-'));
       const staged = join(staging, 'value.safetensors');

@@ -4,14 +4,31 @@ import { createHash } from 'node:crypto';
 import {
   type BigIntStats,
   closeSync,
+  existsSync,
   fstatSync,
+  mkdirSync,
   openSync,
   readSync,
   realpathSync,
   statSync,
 } from 'node:fs';
+import { dirname, resolve } from 'node:path';
 
 import { AttuneError, badFile } from '../errors.ts';
+
+/**
+ * Makes a folder and those above it. Not by `recursive` of `mkdirSync`, which never returns where a file system
+ * such as /proc says of a folder in it that there is none.
+ */
+export function makeFolder(path: string, mode = 0o777): void {
+  const above = dirname(resolve(path));
+  if (!existsSync(above)) makeFolder(above, mode);
+  try {
+    mkdirSync(path, { mode });
+  } catch (error) {
+    if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) throw error;
+  }
+}
 
 /** A file for the time of `use`, with its real path and size. Throws MISSING_FILE, or BAD_FILE for a folder or device. */
 export function withFile<T>(

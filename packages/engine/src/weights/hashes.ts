@@ -1,19 +1,11 @@
 /** SHA-256 of files and of parts of them, remembered between runs: gigabytes are not read again at every start. */
 
 import { createHash } from 'node:crypto';
-import {
-  fstatSync,
-  mkdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { fstatSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 import { cacheFolder } from './cache-folder.ts';
-import { hashOfBytes, stateOf, withFile } from './file.ts';
+import { hashOfBytes, makeFolder, stateOf, withFile } from './file.ts';
 
 /** What a file, or a part of one, holds. */
 export interface FileHash {
@@ -104,7 +96,7 @@ export class HashBook {
     const file = this.#fileOf(this.#folder, note);
     const temporary = `${file}.${process.pid}.tmp`;
     try {
-      mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+      makeFolder(dirname(file), 0o700);
       writeFileSync(temporary, `${state}\n${sha256}`);
       // The disk's own clock says how long ago the file was written.
       if (statSync(temporary).mtimeMs < written + COARSE) rmSync(temporary);
