@@ -169,7 +169,10 @@ async function assemble(found: readonly Named[], loader?: PluginLoader): Promise
     found.map(async ({ name, part }) => {
       const family = await familyOf(part, loader);
       return {
-        ...family.create(parseConfig(family.config, part.config, part.folder), name),
+        ...family.create(
+          parseConfig(family.config, part.config, join(part.folder, 'config.json')),
+          name,
+        ),
         weights: canonical(part).prefixed(`${name}.`),
       };
     }),

@@ -7,6 +7,8 @@ import { readBytes, withFile } from './file.ts';
 const DEEPEST = 64;
 /** Commas and brackets: `[[],[],…]` takes thirty times its length in memory. */
 const MOST = 4_000_000;
+/** Before a number that JSON cannot say, while it is a string. */
+const MARK = '\uE000';
 /** Largest text read, in bytes. */
 const LARGEST = 64 * 2 ** 20;
 
@@ -23,7 +25,7 @@ export const readText = (file: string, most = LARGEST): string =>
 /**
  * What a JSON text says. Throws what `fail` makes of the reason: for what is no JSON, and for values that are
  * nested deeper than 64 times or more than four million. With `lenient`, bare `Infinity`, `-Infinity` and
- * `NaN`, as Python writes them, are null.
+ * `NaN`, as Python writes them, are those numbers.
  */
 export function parseJson(
   text: string,
@@ -37,7 +39,13 @@ export function parseJson(
   } catch (error) {
     if (lenient) {
       try {
-        return JSON.parse(text.replaceAll(/([:[,]\s*)(-?Infinity|NaN)(?=\s*[,\]}])/g, '$1null'));
+        const bare = /([:[,]\s*)(-?Infinity|NaN)(?=\s*[,\]}])/g;
+        const quoted = text.replaceAll(bare, `$1"${MARK}$2"`);
+        return JSON.parse(quoted, (_, value: unknown) =>
+          typeof value === 'string' && value.startsWith(MARK)
+            ? Number(value.slice(MARK.length))
+            : value,
+        );
       } catch {
         // the first error tells the place in the file itself
       }
