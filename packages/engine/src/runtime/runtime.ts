@@ -132,11 +132,35 @@ const unwanted = (mapped: boolean): readonly string[] => [
   ...(mapped ? ['ConstantFolding'] : []),
 ];
 
+const reasonOf = (error: unknown): string =>
+  error instanceof Error ? error.message : String(error);
+
+/** What to do where a reason speaks of memory. */
+const advice = (reason: string): string =>
+  /alloc|failed to map|out of memory/i.test(reason)
+    ? ' There is too little memory: raise the limit (ulimit -v), or take smaller batches or sizes.'
+    : '';
+
+/** Why the library could not be loaded. */
+export function unloadable(error: unknown): AttuneError {
+  const reason = reasonOf(error);
+  const rest = advice(reason) || ' Install onnxruntime-node again (attune doctor tells more).';
+  return new AttuneError('RUNTIME', `ONNX Runtime cannot be loaded: ${reason}.${rest}`, { reason });
+}
+
+/** Why a session could not be run. */
+export function failure(error: unknown): AttuneError {
+  const reason = reasonOf(error);
+  return new AttuneError('RUNTIME', `ONNX Runtime failed: ${reason}${advice(reason)}`, { reason });
+}
+
 /** Why a session could not be made. */
 export function refusal(device: Device, error: unknown): AttuneError {
-  const reason = error instanceof Error ? error.message : String(error);
+  const reason = reasonOf(error);
   if (device === 'cpu')
-    return new AttuneError('RUNTIME', `ONNX Runtime refused a model: ${reason}`, { reason });
+    return new AttuneError('RUNTIME', `ONNX Runtime refused a model: ${reason}${advice(reason)}`, {
+      reason,
+    });
   return new AttuneError(
     'DEVICE_MISSING',
     `The device "${device}" cannot be used here: ${reason}. ${missing[device]} Use --device cpu to run without it.`,

@@ -12,11 +12,13 @@ import {
   dtypes,
   ortTypes,
   type Profile,
+  failure,
   refusal,
   type Runtime,
   type RuntimeOptions,
   type Session,
   sessionOptions,
+  unloadable,
   withoutTelemetry,
 } from './runtime.ts';
 import { ThreadRuntime } from './thread.ts';
@@ -39,10 +41,12 @@ export class OrtRuntime implements Runtime {
     this.device = device;
   }
 
-  /** @throws RUNTIME for a model that ONNX Runtime refuses, DEVICE_MISSING where the device cannot be used */
+  /** @throws RUNTIME where ONNX Runtime cannot be loaded or refuses the model, DEVICE_MISSING where the device cannot be used */
   async load(model: Uint8Array | string, profile?: Profile): Promise<Session> {
     withoutTelemetry();
-    const api = await import('onnxruntime-node');
+    const api = await import('onnxruntime-node').catch((error) => {
+      throw unloadable(error);
+    });
     await breathe();
     let inner: ort.InferenceSession;
     try {
@@ -98,7 +102,9 @@ class OrtSession implements Session {
       fed[name] = new this.#api.Tensor(type as 'float32', data as Float32Array, shape);
     }
     await breathe();
-    const results = await this.#inner.run(fed, outputs);
+    const results = await this.#inner.run(fed, outputs).catch((error) => {
+      throw failure(error);
+    });
     return Object.fromEntries(
       outputs.map((name) => {
         const { type, dims, data } = results[name];

@@ -10,6 +10,7 @@ import {
   dtypes,
   ortTypes,
   type Profile,
+  failure,
   refusal,
   type Runtime,
   type Session,
@@ -129,7 +130,9 @@ export class ThreadRuntime implements Runtime {
         const wire = await this.#ask(
           { do: 'run', session, feeds: sent, outputs },
           given.map(([, { data }]) => data),
-        );
+        ).catch((error) => {
+          throw AttuneError.is(error) ? error : failure(error);
+        });
         return Object.fromEntries(
           Object.entries(wire as Record<string, Wire>).map(([name, { type, dims, data }]) => [
             name,
@@ -185,7 +188,7 @@ export class ThreadRuntime implements Runtime {
     worker.on('message', ({ id, value, error }: Reply) => {
       const job = this.#jobs.get(id);
       if (error === undefined) job?.resolve(value);
-      else job?.reject(new AttuneError('RUNTIME', error));
+      else job?.reject(new Error(error));
     });
     const fail = (error: Error) => {
       for (const { reject } of this.#jobs.values()) reject(error);
