@@ -141,6 +141,7 @@ export {
   type SurveyedModule,
   surveyNets,
 } from './plugins/survey.ts';
+export { blamed, Divergence, firstNotFinite } from './plugins/finite.ts';
 export { type Finding, checkParts, checkStack, findingText } from './stack/check.ts';
 export {
   type Interference,

@@ -9,6 +9,7 @@ import {
   adamw,
   clipByGlobalNormInPlace,
   type DataSource,
+  Divergence,
   emaUpdate,
   type Learner,
   type Model,
@@ -88,6 +89,7 @@ export async function* distill(
     weightDecay: config.weight_decay,
   });
   const last = config.phases[config.phases.length - 1].until;
+  const divergence = new Divergence(student.weights);
   let state = from ?? start(firstLane, config, (params) => optimizer.init(params));
 
   try {
@@ -130,6 +132,13 @@ export async function* distill(
           figures[id] = turn.figures;
         }
       state = { ...state, step: state.step + 1, critics, fakes: scores };
+      divergence.heed({
+        step: state.step,
+        last: state.step === last,
+        skipped,
+        params: state.params,
+        lr: config.lr,
+      });
       const report = {
         step: state.step,
         ...tally(found),

@@ -2,7 +2,7 @@
 
 import { resolve } from 'node:path';
 
-import { generate, ModelRunner, openSampler, openStack, type Sampler } from '@attune/core';
+import { blamed, generate, ModelRunner, openSampler, openStack, type Sampler } from '@attune/core';
 import { AttuneError, type F32Array, Rng } from '@attune/engine';
 import { Command } from 'commander';
 
@@ -98,6 +98,8 @@ async function generateAction(prompts: readonly string[], options: Options): Pro
     });
     if (options.json) console.log(JSON.stringify(written));
     else say(`wrote ${written.path}`);
+  } catch (error) {
+    throw blamed(error, model.weights);
   } finally {
     await runner.release();
   }

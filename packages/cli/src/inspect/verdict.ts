@@ -9,13 +9,13 @@ import {
   baseFamily,
   checkpointPredicts,
   type Detection,
+  firstNotFinite,
   hasAverage,
   isCheckpoint,
   loadModel,
   type Model,
   type PluginLoader,
   readAdapterFile,
-  scan,
   type Skipped,
   type Survey,
   surveyAdapter,
@@ -313,9 +313,7 @@ function surveyed(
   const reads = isRead(weights, deep);
   const without = reads ? idleNames(modules) : [];
   const zeroEffect = reads ? without.length : null;
-  const notFinite = reads
-    ? [...weights.names()].find((name) => !scan(weights.entry(name).load()).finite)
-    : undefined;
+  const notFinite = reads ? firstNotFinite(weights)?.name : undefined;
   const why =
     notFinite === undefined
       ? refusal

@@ -4,6 +4,7 @@ import { AttuneError, type Rng, type Runtime } from '@attune/engine';
 import { z } from 'zod';
 
 import type { Model } from '../models/model.ts';
+import { Divergence } from '../plugins/finite.ts';
 import type { DataSource } from './data.ts';
 import { sideBySide } from './lanes.ts';
 import type { Learner, Params } from './learner.ts';
@@ -126,6 +127,7 @@ export async function* train(
     return loss / seen;
   };
   let state = from ?? initialState(units[0].initial(), config);
+  const divergence = new Divergence(model.weights);
   try {
     while (state.step < config.steps) {
       const first = state.step * config.batch;
@@ -149,6 +151,8 @@ export async function* train(
         state = { ...state, params, optimizer: moments, ...(ema ? { ema } : {}) };
       }
       state = { ...state, step: state.step + 1 };
+      const last = state.step === config.steps;
+      divergence.heed({ step: state.step, last, skipped, params: state.params, lr });
       const { validation } = config;
       const { step } = state;
       const due = validation && (step % validation.every === 0 || step === config.steps);
