@@ -3,6 +3,7 @@
 import { resolve } from 'node:path';
 
 import {
+  blamed,
   type EditModels,
   editFrames,
   type EditRequest,
@@ -14,6 +15,7 @@ import {
   openSampler,
   type OpenOptions,
   openStack,
+  routesOf,
   type Sampler,
   Sampling,
 } from '@attune/core';
@@ -142,6 +144,9 @@ export const editCommand = (): Command =>
     )
     .action(editAction);
 
+/** Pixels above which compiling alone takes so long that it is told. */
+const LARGE = 2 ** 21;
+
 /** `64` or `96x64` (width × height) as [height, width]. */
 function pixels(text: string): readonly [number, number] {
   const [width, height = width, ...rest] = text.split(/[x×]/).map((part) => positive(part));
@@ -178,6 +183,7 @@ async function editAction(input: string, options: Options): Promise<void> {
   if (source.kind === 'image' && model.adapters.some(({ mixesFrames }) => mixesFrames))
     warn(`${input} is one picture: adapters that mix frames are left out`);
   const sound = soundFor(source, options);
+  if (options.task !== undefined) checkTask(model);
   try {
     const sampling = Sampling.parse(stack.sampling ?? {});
     const samplerId = options.sampler ?? sampling.sampler;
@@ -194,10 +200,21 @@ async function editAction(input: string, options: Options): Promise<void> {
     written.notices.forEach(warn);
     if (json) console.log(JSON.stringify(written));
     else say(`wrote ${written.path} (${written.frames} frames)`);
+  } catch (error) {
+    throw blamed(error, model.weights);
   } finally {
     await models.stack.release();
     await models.stills.release();
   }
+}
+
+/** Throws USAGE where no adapter would hear of a task. */
+function checkTask(model: Model): void {
+  if (routesOf(model).some(({ route }) => route === 'task')) return;
+  throw new AttuneError(
+    'USAGE',
+    '--task: no adapter of this stack has labels for tasks; leave it out, or take an edit adapter that has (attune inspect tells).',
+  );
 }
 
 /** The request as the result's metadata tells it. */
@@ -278,6 +295,8 @@ function requestOf(
   const [height, width] = options.size ?? (sampleSize ?? [64, 64]).map((side) => side * factor);
   if (height % factor || width % factor)
     throw badArgument('--size', `${width}x${height}`, `give multiples of ${factor}`);
+  if (width * height > LARGE)
+    say(`${width}x${height}: making the nets ready for that many pixels may take minutes`);
   const size = options.window ?? framesAtOnce(adapters);
   const { caption, motionCaption, negative, task, seed, join } = options;
   return {

@@ -65,7 +65,8 @@ async function trainAction(file: string, options: Options): Promise<void> {
         },
         onStep: ({ step, loss, validationLoss, gradNorm }) => {
           const line = rate(step);
-          if (step % recipe.log_every !== 0 && validationLoss === undefined) return;
+          const last = step === recipe.train.steps;
+          if (step % recipe.log_every !== 0 && validationLoss === undefined && !last) return;
           const unseen =
             validationLoss === undefined ? '' : `  validation ${validationLoss.toFixed(5)}`;
           progress(
