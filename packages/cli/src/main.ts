@@ -20,7 +20,7 @@ import { pullCommand } from './commands/pull.ts';
 import { reportCommand } from './commands/report.ts';
 import { tokenizeCommand } from './commands/tokenize.ts';
 import { trainCommand } from './commands/train.ts';
-import { goOffline } from './session.ts';
+import { goOffline, ownVersion } from './session.ts';
 import { printable, say } from './terminal.ts';
 
 /** Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input. */
@@ -29,6 +29,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     .description(
       'Stack adapters on a frozen diffusion model, align the stack without supervised data.',
     )
+    .version(ownVersion(), '-V, --version', 'the version of attune')
     .exitOverride()
     .showHelpAfterError('(add --help for usage and an example)');
   for (const make of commands) {

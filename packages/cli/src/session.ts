@@ -8,6 +8,7 @@ import {
   type PackagePlace,
   packagePlaces,
   type PluginLoader,
+  readPackage,
   readPlugin,
   RuntimeToken,
 } from '@attune/core';
@@ -31,16 +32,21 @@ export interface ReachedPackage extends PackagePlace {
   readonly from: 'attune' | 'stack' | 'project';
 }
 
+/** The folder of this package. */
+const ownFolder = fileURLToPath(new URL('..', import.meta.url));
+
+/** As its package.json says. */
+export const ownVersion = (): string => (readPackage(ownFolder) as { version: string }).version;
+
 /** The packages in which a command looks for plugins, in the order in which they count. */
 export function packagesInReach({ folder, paths = [] }: Surroundings = {}): ReachedPackage[] {
-  const own = fileURLToPath(new URL('..', import.meta.url));
   const here = process.cwd();
   const found = new Map<string, ReachedPackage>();
   const add = (from: ReachedPackage['from'], places: readonly PackagePlace[]): void => {
     for (const place of places)
       if (!found.has(place.folder)) found.set(place.folder, { ...place, from });
   };
-  add('attune', packagePlaces(own));
+  add('attune', packagePlaces(ownFolder));
   if (folder !== undefined) add('stack', packagePlaces(folder, paths));
   add('project', packagePlaces(here));
   return [...found.values()];

@@ -45,7 +45,7 @@ describe('a place that cannot be written is refused before anything is done', ()
   test('a clip as a still, a report of another kind', () => {
     const edited = ['edit', 'clip.webp', '-i', 'x', '--stack', 'nothing', '-o', 'still.png'];
     refused(attune(...edited), 2, /a clip does not fit into a still/);
-    refused(attune(...edited, '--max-frames', '1'), 2, /nothing is no model folder/);
+    refused(attune(...edited, '--max-frames', '1'), 2, /nothing does not exist/);
     const made = ['generate', 'a cat', '--stack', 'nothing', '--frames', '2', '-o', 'still.jpg'];
     refused(attune(...made), 2, /a clip does not fit into a still/);
     for (const name of ['report', 'report.txt', 'report.json.gz'])

@@ -9,6 +9,8 @@ import { hostname } from 'node:os';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { makeFolder } from '@attune/engine';
+
 interface Holder {
   readonly id: string;
   readonly pid: number;

@@ -3,6 +3,7 @@
 import {
   add,
   argmax,
+  AttuneError,
   cast,
   constant,
   equal,
@@ -49,13 +50,20 @@ function embed(
   ids: Tensor,
   { vocab_size: size, hidden_size: width, max_position_embeddings: length }: ClipTextConfig,
 ): Tensor {
+  const asked = ids.dim(1);
+  if (asked > length)
+    throw new AttuneError(
+      'TOO_MANY_TOKENS',
+      `${scope.path}: ${asked} tokens, but its position table has ${length}; use texts of at most ${length} tokens.`,
+      { tokens: asked, length },
+    );
   const last = constant(i64([size - 1], []));
   const tokens = embedding(scope.at('token_embedding'), ids, size, width, (table) =>
     gather(table, minimum(ids, last)),
   );
   const place = scope.at('position_embedding');
   const table = place.param('weight', [length, width], normal(0.01));
-  return add(tokens, slice(table, 0, 0, ids.dim(1)));
+  return add(tokens, slice(table, 0, 0, asked));
 }
 
 function layer(scope: Scope, x: Tensor, mask: Tensor, config: ClipTextConfig): Tensor {

@@ -3,6 +3,8 @@
 import { AttuneError } from '@attune/engine';
 import { z } from 'zod';
 
+import { nominalDims } from './net.ts';
+
 /** Levels of a net. The limits here and below are far above any model's: a config is traced before its weights are missed. */
 const LEVELS = 12;
 const perLevel = <T extends z.ZodType>(item: T) => z.array(item).min(1).max(LEVELS);
@@ -93,6 +95,9 @@ export function refuseUnsupported(config: Readonly<Record<string, unknown>>, whe
   }
 }
 
+/** Every net is traced once with so many tokens (`nominalDims`); CLIP's encoders read 77. */
+const LEAST_TOKENS = nominalDims.L;
+
 /** CLIPTextModel. */
 export const ClipTextConfig = z.looseObject({
   vocab_size: count.default(49408),
@@ -100,7 +105,9 @@ export const ClipTextConfig = z.looseObject({
   intermediate_size: count.default(2048),
   num_hidden_layers: z.int().positive().max(256).default(12),
   num_attention_heads: count.default(8),
-  max_position_embeddings: count.default(77),
+  max_position_embeddings: count
+    .min(LEAST_TOKENS, `a text encoder reads at least ${LEAST_TOKENS} tokens here`)
+    .default(77),
   hidden_act: z.enum(['quick_gelu', 'gelu']).default('quick_gelu'),
   layer_norm_eps: z.number().positive().default(1e-5),
   /** 2 is the legacy value: the end is then the largest id. */

@@ -102,9 +102,14 @@ export interface LoadOptions {
 
 /** Loads the parts that a folder or a single-file checkpoint holds, or a folder as a part. */
 export async function loadModel(path: string, options: LoadOptions = {}): Promise<Model> {
-  return statSync(path, { throwIfNoEntry: false })?.isFile()
-    ? loadCheckpoint(path, options)
-    : loadFolder(path, options);
+  const place = statSync(path, { throwIfNoEntry: false });
+  if (!place)
+    throw new AttuneError(
+      'MISSING_FILE',
+      `${path} does not exist: a backbone is a model folder, a checkpoint in one file, hf:owner/name after a pull, or a bundled model by its name.`,
+      { path },
+    );
+  return place.isFile() ? loadCheckpoint(path, options) : loadFolder(path, options);
 }
 
 async function loadFolder(

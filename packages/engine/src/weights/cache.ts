@@ -5,6 +5,7 @@ import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 import { bytesOf, type NDArray } from '../runtime/array.ts';
+import { makeFolder } from './file.ts';
 import { HashBook } from './hashes.ts';
 import { writeSafetensors } from './safetensors.ts';
 import { type WeightEntry, Weights } from './store.ts';
