@@ -129,10 +129,8 @@ describe.sequential('a plugin from nothing to a stack', () => {
 
   test('the stack: edit + video + LoRA + the plugin, run', { timeout: 600_000 }, () => {
     const pocket = 'node_modules/@attune/pocket/adapters';
-    const others = ['edit', 'video', 'lora-line-art.safetensors'].map(
-      (name) => `${pocket}/${name}`,
-    );
-    good('compose', 'pocket', ...others, '-o', 'without.yaml');
+    const three = ['edit', 'video', 'lora-line-art.safetensors'].map((name) => `${pocket}/${name}`);
+    good('compose', 'pocket', ...three, '-o', 'without.yaml');
     good('compose', 'without.yaml', 'runs/glow/best/glow.safetensors@0.5', '-o', 'with.yaml');
     expect(readFileSync(join(user, 'with.yaml'), 'utf8')).toMatch(/use: acme\/glow/);
     const { adapters } = JSON.parse(good('compose', 'with.yaml', '--check', '--json')) as {

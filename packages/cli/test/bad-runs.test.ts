@@ -176,15 +176,6 @@ describe('numbers', () => {
   });
 
   test('NaN in the weights of an adapter or of the backbone is told with its file', async () => {
-    const spoiled = (from: string, to: string) => {
-      const file = openSafetensors(from);
-      const keys = [...file.tensors.keys()];
-      const tensors = Object.fromEntries(keys.map((key) => [key, file.read(key)]));
-      const { data, shape } = tensors[keys[0]];
-      tensors[keys[0]] = f32(Float32Array.from(data as Float32Array).fill(Number.NaN, 0, 1), shape);
-      rmSync(to, { force: true });
-      writeSafetensors(to, tensors, file.metadata);
-    };
     const unet = join(copied(backbone, 'sick'), 'unet', 'diffusion_pytorch_model.safetensors');
     spoiled(`${backbone}/unet/diffusion_pytorch_model.safetensors`, unet);
     const sway = at('sway-nan.safetensors');
@@ -244,3 +235,14 @@ test('sizes that take long to prepare are told before', async () => {
     child.kill('SIGKILL');
   }
 });
+
+/** Copies a file of weights, the first value of its first tensor not a number. */
+function spoiled(from: string, to: string): void {
+  const file = openSafetensors(from);
+  const keys = [...file.tensors.keys()];
+  const tensors = Object.fromEntries(keys.map((key) => [key, file.read(key)]));
+  const { data, shape } = tensors[keys[0]];
+  tensors[keys[0]] = f32(Float32Array.from(data as Float32Array).fill(Number.NaN, 0, 1), shape);
+  rmSync(to, { force: true });
+  writeSafetensors(to, tensors, file.metadata);
+}

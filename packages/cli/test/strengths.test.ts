@@ -46,9 +46,10 @@ const edited = async (name: string, file: string, ...said: readonly string[]) =>
     .toBuffer();
 };
 
+const picture = (width: number, height: number, background: string) =>
+  sharp({ create: { width, height, channels: 3, background } });
+
 beforeAll(async () => {
-  const picture = (width: number, height: number, background: string) =>
-    sharp({ create: { width, height, channels: 3, background } });
   const white = await picture(32, 64, 'white').png().toBuffer();
   await picture(64, 64, 'red')
     .composite([{ input: white, left: 0, top: 0 }])
@@ -127,9 +128,9 @@ test('whatever a stack file may say can be typed, at every address', () => {
   }
 });
 
-describe('every command that runs a stack takes it', () => {
-  const plain = () => stack('plain.yaml');
+const plain = () => stack('plain.yaml');
 
+describe('every command that runs a stack takes it', () => {
   test('compose writes it, with its masks beside the stack, for adapters it adds, too', () => {
     mkdirSync(at('sub'), { recursive: true });
     const out = at('sub', 'out.yaml');
@@ -188,9 +189,8 @@ describe('every command that runs a stack takes it', () => {
   }, 120_000);
 
   test('of several stacks, those that have the adapter', () => {
-    const entry = (name: string) => ({ use: 'lora', name });
     const stacks = [['video'], ['video', 'align']].map((names) =>
-      StackFile.parse({ backbone: 'x', adapters: names.map(entry) }),
+      StackFile.parse({ backbone: 'x', adapters: names.map((name) => ({ use: 'lora', name })) }),
     );
     const given = collectStrength('align=0.5', collectStrength('video=2', []));
     const strengths = withStrengths(stacks, given, (mask) => mask).map(({ adapters }) =>

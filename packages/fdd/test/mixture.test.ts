@@ -155,16 +155,6 @@ describe('a student that begins between two modes', () => {
   });
 });
 
-/** Two modes in their places, neither a point. */
-function keepsBoth(found: readonly Mode[]): void {
-  for (const [i, { share, mean, deviation }] of found.entries()) {
-    expect(share).toBeGreaterThan(0.25);
-    expect(Math.abs(mean - means[i])).toBeLessThan(0.3);
-    expect(deviation).toBeGreaterThan(0.75 * DEVIATION);
-    expect(deviation).toBeLessThan(1.5 * DEVIATION);
-  }
-}
-
 describe("the mean of a teacher's pull", () => {
   const right = mixture([2], DEVIATION);
   const guided = (scale: number): Denoiser => ({
