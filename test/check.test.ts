@@ -63,17 +63,17 @@ test('a strength for a place where its adapter does not act', async () => {
   expect(await edit(0)).toEqual([]);
 });
 
+const idle = (strength: unknown) =>
+  findings('unet/pocket', [
+    { use: 'lora', rank: 2, targets: ['unet.**.attn2.to_*', 'unet.**.conv1'], strength },
+  ]);
+
 describe('what of a strength means nothing', () => {
   const folder = fresh();
   const mask = join(folder, 'left.safetensors');
   writeSafetensors(mask, { mask: f32([1, 0], [1, 2]) }, {});
-  const look = (strength: unknown) =>
-    findings('unet/pocket', [
-      { use: 'lora', rank: 2, targets: ['unet.**.attn2.to_*', 'unet.**.conv1'], strength },
-    ]);
-
   test('a mask where there are no pixels, by place', async () => {
-    const [found, ...more] = await look({ mask });
+    const [found, ...more] = await idle({ mask });
     expect(more).toEqual([]);
     expect(found).toMatchObject({ level: 'warning', topic: 'strength' });
     expect(found.text).toMatch(
@@ -86,7 +86,7 @@ describe('what of a strength means nothing', () => {
     expect(await edit({ mask })).toEqual([]);
     // Not where a number of its own holds.
     const numbers = { default: 0.5, 'unet.down_blocks.1.resnets.0.conv1': { mask } };
-    expect(await look(numbers)).toEqual([]);
+    expect(await idle(numbers)).toEqual([]);
   });
 
   test('all that varies, in a net without pixels, frames and times', async () => {

@@ -19,6 +19,8 @@ const delta = (more: object = {}): TeacherConfig['delta'] => ({
   ...more,
 });
 
+const rms = ({ data }: F32Array) => Math.sqrt(data.reduce((a, x) => a + x * x, 0) / data.length);
+
 /** The originals' latents, and a teacher's pull on them with and without its delta. */
 async function pulls(own: TeacherConfig['delta']) {
   const teacher = new ModelTeacher(
@@ -30,7 +32,6 @@ async function pulls(own: TeacherConfig['delta']) {
   const batch = await batchOf();
   const ready = await teacher.ready(batch);
   const origin = (await teacher.origin(batch))!;
-  const rms = ({ data }: F32Array) => Math.sqrt(data.reduce((a, x) => a + x * x, 0) / data.length);
   const plain = await sdsCotangent(ready, origin.x0, how, Rng.of(3));
   const less = await sdsCotangent(
     ready,
@@ -76,14 +77,14 @@ test('it trains, and resumes to the same bytes', async () => {
   expect((await run(own, first))[0].params).toEqual(second.params);
 }, 180_000);
 
-describe('refused', () => {
-  const teaching = (edit: object) => ({
+const short = (edit: object) =>
+  DistillConfig.parse({
     ...config(),
     teachers: { edit: { ...editor, critic: false, ...edit } },
+    phases: [{ until: 1 }],
   });
-  const short = (edit: object) =>
-    DistillConfig.parse({ ...teaching(edit), phases: [{ until: 1 }] });
 
+describe('refused', () => {
   test('beside a fake score', () => {
     const fake = { adapters: [{ use: 'lora', train: true }] };
     expect(() => short({ fake, delta: {} })).toThrow(/against a fake score or against an original/);

@@ -123,7 +123,10 @@ function standOf(run: string): { next: number; torn: boolean } {
   const folder = join(run, 'checkpoints');
   const names = existsSync(folder) ? readdirSync(folder) : [];
   const steps = names.flatMap((name) => /^step-(\d+)$/.exec(name)?.[1] ?? []).map(Number);
-  return { next: 1 + Math.max(0, ...steps), torn: names.some((name) => /^\.staging/.test(name)) };
+  return {
+    next: 1 + Math.max(0, ...steps),
+    torn: names.some((name) => name.startsWith('.staging')),
+  };
 }
 
 /**

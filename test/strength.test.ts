@@ -217,14 +217,15 @@ test('a mask leaves keys and values of a text alone, even where they are as many
   expect(relativeError(whole, await run(conv(0.5, text)))).toBeGreaterThan(1e-3);
 }, 120_000);
 
+async function encoded(strength: Strength): Promise<F32Array> {
+  const model = conv(strength, ['text_encoder.**.q_proj']);
+  const runner = new ModelRunner(model, runtime);
+  const { states } = await runner.encodeText(['a cat', 'a dog']);
+  await runner.release();
+  return states;
+}
+
 test('factors by frame leave nets without frames alone: a text is of the whole clip', async () => {
-  const encoded = async (strength: Strength): Promise<F32Array> => {
-    const model = conv(strength, ['text_encoder.**.q_proj']);
-    const runner = new ModelRunner(model, runtime);
-    const { states } = await runner.encodeText(['a cat', 'a dog']);
-    await runner.release();
-    return states;
-  };
   const half = await encoded(0.5);
   expect(relativeError(await encoded({ scale: 0.5, frames: [0, 1] }), half)).toBe(0);
   expect(relativeError(await encoded(1), half)).toBeGreaterThan(1e-3);

@@ -87,7 +87,7 @@ const placeless = /No run can be kept/;
 async function ended(command: Command, text: string, name: string): Promise<number> {
   writeFileSync(at('recipe.yaml'), text);
   const run = at(`runs-${command}/${name}`);
-  const { status, said } = await commanded(command, at('recipe.yaml'), '--run', run);
+  const { status } = await commanded(command, at('recipe.yaml'), '--run', run);
   expect([0, 1, 2]).toContain(status);
   const kept = existsSync(run) ? readdirSync(run) : [];
   if (status === 0) expect(kept).toContain('best');

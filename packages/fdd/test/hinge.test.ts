@@ -91,15 +91,15 @@ describe('the best critic between two Gaussians', () => {
   });
 });
 
+/** Fresh heads whose logits all lie around `level`. */
+function lifted(level: number): Params {
+  const params = heads(1).initial(Rng.of(8));
+  params['critic.c.heads.0.conv_out.bias'].fill(level);
+  return params;
+}
+
 describe('derivatives by D', () => {
   const places = [-1.5, -0.5, 0.25, 1];
-
-  /** Fresh heads whose logits all lie around `level`. */
-  function lifted(level: number): Params {
-    const params = heads(1).initial(Rng.of(8));
-    params['critic.c.heads.0.conv_out.bias'].fill(level);
-    return params;
-  }
 
   test.each([
     ['linear', -2, -1],

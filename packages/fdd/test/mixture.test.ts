@@ -123,6 +123,16 @@ function critic(count: number): Pull {
 const site = 'mid:unet.mid_block';
 const options = { weighting: 'add', scale: 1, range: [0.02, 0.98], samples: 4 } as const;
 
+/** Modes that are not where the teacher's are, or that are a point or too wide. */
+const faults = (found: readonly Mode[]): Mode[] =>
+  found.filter(
+    ({ share, mean, deviation }, i) =>
+      share < 0.25 ||
+      Math.abs(mean - means[i]) > 0.3 ||
+      deviation < 0.75 * DEVIATION ||
+      deviation > 1.5 * DEVIATION,
+  );
+
 describe('a student that begins beside one of two modes', () => {
   const start = points(96, 1.5, 0.5);
 
@@ -137,7 +147,7 @@ describe('a student that begins beside one of two modes', () => {
     const found = await descend(start, (x0, rng) =>
       sdsCotangent(teacher, x0, { ...options, fake: mixture(x0.data, 0) }, rng),
     );
-    keepsBoth(found);
+    expect(faults(found)).toEqual([]);
   });
 });
 
@@ -151,7 +161,7 @@ describe('a student that begins between two modes', () => {
 
   test('has their places and widths by a critic', async () => {
     const found = await descend(start, critic(start.length), { steps: 300, rate: 0.04 });
-    keepsBoth(found);
+    expect(faults(found)).toEqual([]);
   });
 });
 
