@@ -300,6 +300,7 @@ test.each<[string, Shapes, RegExp, RegExp]>([
     'PIA',
     {
       'conv_in.weight': [320, 9, 3, 3],
+      'conv_in.bias': [320],
       'down_blocks.0.motion_modules.0.temporal_transformer.norm.weight': [320],
     },
     /PIA/,

@@ -160,7 +160,14 @@ const full = (name: string, strength: number): Part =>
     strength,
   );
 
-test.each(dialects)('plain LoRAs side by side, as %s', async (dialect) => {
+// AnimateDiff has names for attentions alone.
+const whole = dialects.filter((dialect) => dialect !== 'animatediff');
+
+test('layers that a dialect has no name for are refused', () => {
+  expect(() => merged([one, two], 'animatediff')).toThrow(/unet\.conv_in/);
+});
+
+test.each(whole)('plain LoRAs side by side, as %s', async (dialect) => {
   const [error, effect] = await distance([one, two], dialect);
   expect(error).toBeLessThan(2e-6);
   expect(effect).toBeGreaterThan(0.01);

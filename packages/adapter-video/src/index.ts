@@ -24,8 +24,8 @@ const Options = z.strictObject(
   ),
 );
 
-/** Files that have motion modules among other things: SparseCtrl, PIA. */
-const ofOthers = /(^|\.)controlnet_|^conv_in\.weight$/;
+/** Files that have motion modules among other things: SparseCtrl; PIA, whose first convolution is a whole layer. */
+const ofOthers = /(^|\.)controlnet_|^conv_in\.bias$/;
 
 /** A motion module's own weight, not a LoRA on one. */
 const ownKey =

@@ -101,7 +101,8 @@ async function ended(command: Command, text: string, name: string): Promise<numb
 function isQuick(value: unknown, key = ''): boolean {
   if (typeof value === 'number')
     return !/^(steps|batch|micro|samples|until|every|length|rank|width)$/.test(key) || value <= 4;
-  return Object.entries(Object(value) as object).every(([own, inner]) =>
+  if (typeof value !== 'object' || value === null) return true;
+  return Object.entries(value).every(([own, inner]) =>
     isQuick(inner, Array.isArray(value) ? key : own),
   );
 }

@@ -80,8 +80,9 @@ export class Lane {
     this.#teachers = Object.entries(config.teachers).map(([id, own]) => {
       const stack = teachers[id];
       if (!stack) throw new AttuneError('NO_TEACHER', `The teacher ${id} has no model.`, { id });
+      const teacher = new ModelTeacher(id, new ModelRunner(stack, runtime), own, dims);
       checkTeacher(id, stack, own);
-      return new ModelTeacher(id, new ModelRunner(stack, runtime), own, dims);
+      return teacher;
     });
     for (const { id, config: own } of this.#teachers) {
       if (!own.fake) continue;
