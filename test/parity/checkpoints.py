@@ -17,9 +17,12 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fixture import FIXTURES, fresh, normal, write_json, write_safetensors
+
+
+EIGHTS = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 
 
 class Code:
@@ -53,6 +56,25 @@ def tensors() -> dict:
         "none": torch.zeros(0, 3),
         "parameter": torch.nn.Parameter(normal((2, 2), "checkpoints", "parameter")),
     }
+
+
+def eights(folder) -> None:
+    """Every byte as an 8-bit float of both types, and the half that PyTorch makes of it."""
+    codes = torch.arange(256, dtype=torch.uint8)
+    known = {name: codes.clone().view(kind) for name, kind in EIGHTS.items()}
+    save_file(known, folder / "eights.safetensors")
+    write_safetensors(folder / "eights.f16.safetensors", {name: value.half() for name, value in known.items()})
+    torch.save({"weight": known["e4m3"]}, folder / "eights.pt")
+
+
+def embedding(folder) -> None:
+    """A textual inversion as the first programs saved it: a ParameterDict, and what else they keep."""
+    vectors = torch.nn.Parameter(normal((2, 24), "checkpoints", "embedding"))
+    params = torch.nn.ParameterDict({"*": vectors})
+    token = torch.tensor(265)
+    saved = {"string_to_token": {"*": token}, "string_to_param": params, "name": "cat", "step": 9}
+    torch.save(saved, folder / "embedding.pt")
+    write_safetensors(folder / "embedding.safetensors", {"string_to_token.*": token, "string_to_param.*": vectors})
 
 
 def original_motion(path) -> None:
@@ -252,6 +274,9 @@ def make() -> None:
     torch.save(nested, folder / "nested.pt", pickle_protocol=4)
     write_safetensors(folder / "bare.safetensors", {k: v.contiguous() for k, v in state.items()})
     write_safetensors(folder / "nested.safetensors", {"string_to_param.*": nested["string_to_param"]["*"]})
+
+    eights(folder)
+    embedding(folder)
 
     # a LoRA as older repositories have it
     torch.save(load_file(FIXTURES / "compose/pocket/words.kohya.safetensors"), folder / "words.kohya.pt")

@@ -196,7 +196,8 @@ const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value ?? nu
 function filesOf(weights: Weights): Set<string> {
   const files = new Set<string>();
   for (const name of weights.names()) {
-    const file = weights.entry(name).source?.file;
+    const { source, origin } = weights.entry(name);
+    const file = source?.file ?? origin;
     if (file !== undefined) files.add(file);
   }
   return files;

@@ -2,12 +2,15 @@
 
 import { AttuneError, badFile } from '../errors.ts';
 import { type DType, itemSize } from '../runtime/array.ts';
+import { type Eight, isEight } from './eights.ts';
 import { parseJson } from './json.ts';
 
 /** Where a tensor lies in its file. */
 export interface TensorEntry {
   readonly name: string;
   readonly dtype: DType;
+  /** The 8-bit type that its bytes are of; `dtype` is what they are read as. */
+  readonly eight?: Eight;
   readonly shape: readonly number[];
   /** First byte, counted from the start of the file. */
   readonly offset: number;
@@ -39,18 +42,7 @@ export const dtypes: Readonly<Record<string, DType>> = {
 };
 
 /** Types of the format that this project has no use for. */
-const foreign = new Set([
-  'I8',
-  'I16',
-  'U16',
-  'U32',
-  'U64',
-  'F8_E4M3',
-  'F8_E5M2',
-  'F8_E8M0',
-  'F4',
-  'C64',
-]);
+const foreign = new Set(['I8', 'I16', 'U16', 'U32', 'U64', 'F8_E8M0', 'F4', 'C64']);
 
 /**
  * Parses the JSON of a header. `start` is where the payload begins and `size` the file's length; the
@@ -156,12 +148,16 @@ function parseEntry(name: string, value: unknown, start: number, fail: Fail): Te
   const [stray] = Object.keys(rest);
   if (stray !== undefined)
     throw fail(`the entry of ${label} has an unknown key ${brief(stray)}`, { name });
-  const type =
-    typeof dtype === 'string' && Object.hasOwn(dtypes, dtype) ? dtypes[dtype] : undefined;
+  const eight = isEight(dtype) ? dtype : undefined;
+  const type = eight
+    ? 'f16'
+    : typeof dtype === 'string' && Object.hasOwn(dtypes, dtype)
+      ? dtypes[dtype]
+      : undefined;
   if (!type)
     throw fail(
       typeof dtype === 'string' && foreign.has(dtype)
-        ? `the tensor ${label} is of type ${dtype}, which is not supported`
+        ? `the tensor ${label} is of type ${dtype}, which is not supported: take a copy in F32, F16, BF16 or an 8-bit float`
         : `the tensor ${label} has no known type (${display(dtype)})`,
       { name },
     );
@@ -169,7 +165,7 @@ function parseEntry(name: string, value: unknown, start: number, fail: Fail): Te
     throw fail(`the shape of ${label} is ${display(shape)}`, { name });
   if (!isCounts(span) || span.length !== 2 || span[0] > span[1])
     throw fail(`the data_offsets of ${label} are ${display(span)}`, { name });
-  let needed = itemSize[type];
+  let needed = eight ? 1 : itemSize[type];
   for (const dim of shape) {
     needed *= dim;
     if (!Number.isSafeInteger(needed)) break;
@@ -182,7 +178,14 @@ function parseEntry(name: string, value: unknown, start: number, fail: Fail): Te
       `the tensor ${label} of type ${display(dtype)} and shape ${display(shape)} needs ${needed} bytes, its data_offsets span ${length}`,
       { name },
     );
-  return { name, dtype: type, shape, offset: start + span[0], length };
+  return {
+    name,
+    dtype: type,
+    ...(eight ? { eight } : {}),
+    shape,
+    offset: start + span[0],
+    length,
+  };
 }
 
 const isCounts = (value: unknown): value is number[] =>

@@ -39,6 +39,10 @@ export type Dict = Map<Value, Value>;
 export interface PickleHost {
   /** Whoever makes many values of one argument says how many by `spend`. */
   call(name: string, args: readonly Value[], spend: (count: number) => void): Value;
+  /** An object of a class, without its state; throws for any class that is not allowed. */
+  instance(name: string): Value;
+  /** Gives a dict or an object of `instance` its attributes; copying many is said by `spend`. */
+  state(object: Value, state: Value, spend: (count: number) => void): void;
   persistent(id: Value): Value;
   fail(what: string): AttuneError;
 }
@@ -50,7 +54,6 @@ type Slot = Value | typeof MARK;
 const REFUSED: Readonly<Record<number, string>> = {
   0x69: 'INST',
   0x6f: 'OBJ',
-  0x81: 'NEWOBJ',
   0x92: 'NEWOBJ_EX',
   0x82: 'EXT1',
   0x83: 'EXT2',
@@ -213,11 +216,22 @@ function reduce(m: Machine): void {
   m.push(m.host.call(callee.path, args.items, (count) => m.spend(count)));
 }
 
-/** Attributes of a dict (torch keeps `_metadata` on state dicts) are dropped; nothing else has any. */
+/** Of a class that the host allows, never by calling anything; arguments mean code and are refused. */
+function newObject(m: Machine): void {
+  const args = m.pop();
+  const made = m.pop();
+  if (!(made instanceof Global) || !(args instanceof Tuple) || args.items.length > 0)
+    throw m.host.fail('its pickle uses the opcode NEWOBJ for more than an empty object of a class');
+  m.push(m.host.instance(made.path));
+}
+
+/** Attributes that the host has no use for (torch keeps `_metadata` on state dicts) are dropped; only dicts have any. */
 function build(m: Machine): void {
-  m.pop();
-  if (!(m.top() instanceof Map))
+  const state = m.pop();
+  const object = m.top();
+  if (!(object instanceof Map))
     throw m.host.fail('its pickle sets the state of an object, which is not allowed');
+  m.host.state(object, state, (count) => m.spend(count));
 }
 
 function protocol(m: Machine): void {
@@ -279,6 +293,7 @@ const OPS: Readonly<Record<number, (m: Machine) => void>> = {
   0x63: (m) => m.push(new Global(`${m.line()}.${m.line()}`)),
   0x93: stackGlobal,
   0x52: reduce,
+  0x81: newObject,
   0x62: build,
   0x51: (m) => m.push(m.host.persistent(m.pop())),
 };

@@ -11,6 +11,7 @@ import {
   type NDArray,
   sizeOf,
 } from '../runtime/array.ts';
+import { fromEights } from './eights.ts';
 import { hashOf, readBytes, reasonOf, withFile } from './file.ts';
 import { brief, dtypes, maxHeader, parseHeader, type TensorEntry } from './header.ts';
 
@@ -61,7 +62,8 @@ export function openSafetensors(file: string): SafetensorsFile {
       if (!entry)
         throw missingWeight(`${file} has no tensor ${brief(name)}`, name, header.tensors.keys());
       const bytes = withFile(path, (handle) => readBytes(handle, entry.offset, entry.length, file));
-      return fromBytes(bytes, entry.dtype, entry.shape);
+      const { dtype, eight, shape } = entry;
+      return eight ? fromEights(bytes, eight, shape) : fromBytes(bytes, dtype, shape);
     },
     payloadHash: () => hashOf(path, start),
   };

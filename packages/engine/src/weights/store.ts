@@ -14,10 +14,12 @@ export interface WeightEntry {
   readonly name: string;
   readonly dtype: DType;
   readonly shape: readonly number[];
-  /** The bytes' place in a file; undefined for a weight in memory. */
+  /** The bytes' place in a file; undefined for a weight that lies nowhere as it is. */
   readonly source:
     | { readonly file: string; readonly offset: number; readonly length: number }
     | undefined;
+  /** The file that it is read from in another form: 8-bit floats, tensors with gaps. */
+  readonly origin?: string;
   /** The values, freshly read where they lie in a file. */
   load(): NDArray;
 }
@@ -59,9 +61,11 @@ export class Weights {
     if (isTorch(path)) return Weights.#ofTorch(openTorch(path));
     const file = openSafetensors(path);
     return new Weights(
-      [...file.tensors.values()].map(({ name, dtype, shape, offset, length }) => {
-        const source = { file: file.path, offset, length };
-        return [name, { name, dtype, shape, source, load: () => file.read(name) }] as const;
+      [...file.tensors.values()].map(({ name, dtype, eight, shape, offset, length }) => {
+        const place = eight
+          ? { source: undefined, origin: file.path }
+          : { source: { file: file.path, offset, length } };
+        return [name, { name, dtype, shape, ...place, load: () => file.read(name) }] as const;
       }),
       file.metadata,
     );
@@ -71,8 +75,10 @@ export class Weights {
     return new Weights(
       [...tensors.values()].map((tensor) => {
         const { name, dtype, shape, place } = tensor;
-        const source = place && { file: path, ...place };
-        return [name, { name, dtype, shape, source, load: () => tensor.load() }] as const;
+        const lies = place
+          ? { source: { file: path, ...place } }
+          : { source: undefined, origin: path };
+        return [name, { name, dtype, shape, ...lies, load: () => tensor.load() }] as const;
       }),
     );
   }

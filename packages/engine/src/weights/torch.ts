@@ -31,6 +31,8 @@ const STORAGES: Readonly<Record<string, DType>> = {
   'torch.IntStorage': 'i32',
   'torch.ByteStorage': 'u8',
   'torch.BoolStorage': 'bool',
+  // Of tensors whose type the pickle says beside it; none of these is read.
+  'torch.storage.UntypedStorage': 'u8',
 };
 
 /** Largest pickle read, in bytes. */
@@ -135,6 +137,9 @@ class View {
   }
 }
 
+/** A module of torch that holds parameters by name, as the first programs' embeddings have it. */
+class ParameterDict extends Map<Value, Value> {}
+
 class TensorHost {
   readonly #entries: ReadonlyMap<string, ZipEntry>;
   readonly #folder: string;
@@ -159,6 +164,14 @@ class TensorHost {
         return this.#tensor(args);
       case 'torch._utils._rebuild_parameter':
         return args[0] ?? null;
+      case 'torch._utils._rebuild_tensor_v3':
+        throw this.fail(
+          `it holds a tensor of ${args[6] instanceof Global ? brief(args[6].path) : 'no known type'}, which is not read from files of torch.save: convert it to safetensors, whose 8-bit floats are, or save it as float16`,
+        );
+      // Of names: modules keep sets of them.
+      case 'builtins.set':
+      case '__builtin__.set':
+        return args[0] ?? [];
       case 'torch.Size':
         return args[0] ?? null;
       default:
@@ -166,6 +179,23 @@ class TensorHost {
           `its pickle calls ${brief(name)}, which is not allowed: save the state dict alone (torch.save(model.state_dict(), …)) or convert it to safetensors`,
         );
     }
+  }
+
+  instance(name: string): Value {
+    if (name === 'torch.nn.modules.container.ParameterDict') return new ParameterDict();
+    throw this.fail(
+      `its pickle uses the opcode NEWOBJ for an object of ${brief(name)}, which is not allowed: save the state dict alone (torch.save(model.state_dict(), …)) or convert it to safetensors`,
+    );
+  }
+
+  state(object: Value, state: Value, spend: (count: number) => void): void {
+    const own =
+      object instanceof ParameterDict && state instanceof Map
+        ? state.get('_parameters')
+        : undefined;
+    if (!(object instanceof ParameterDict) || !(own instanceof Map)) return;
+    spend(own.size);
+    for (const [name, value] of own) object.set(name, value);
   }
 
   persistent(id: Value): Value {

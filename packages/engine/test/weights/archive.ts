@@ -109,7 +109,7 @@ export const [MARK, STOP, NONE, TRUE, LIST, DICT, EMPTY] = [
   0x28, 0x2e, 0x4e, 0x88, 0x5d, 0x7d, 0x29,
 ];
 export const [APPEND, APPENDS, SETITEM, SETITEMS, TUPLE] = [0x61, 0x65, 0x73, 0x75, 0x74];
-export const [REDUCE, BUILD, PERSISTENT, POP] = [0x52, 0x62, 0x51, 0x30];
+export const [REDUCE, BUILD, NEWOBJ, PERSISTENT, POP] = [0x52, 0x62, 0x81, 0x51, 0x30];
 
 export const text = (words: string): Buffer =>
   bytes(0x58, u32(Buffer.byteLength(words)), Buffer.from(words));

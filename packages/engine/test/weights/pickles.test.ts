@@ -12,7 +12,7 @@ import { Weights } from '../../src/weights/store.ts';
 import * as made from './archive.ts';
 
 const { bytes, checkpoint, get, int, named, put, text, tuple } = made;
-const { APPEND, APPENDS, BUILD, DICT, EMPTY, LIST, MARK, NONE } = made;
+const { APPEND, APPENDS, BUILD, DICT, EMPTY, LIST, MARK, NEWOBJ, NONE } = made;
 const { PERSISTENT, POP, REDUCE, SETITEM, SETITEMS, TRUE } = made;
 
 const folder = mkdtempSync(join(tmpdir(), 'pickles-'));
@@ -34,6 +34,10 @@ test('what the cases are made of is read', () => {
   expect([...weights.names()]).toEqual(['a.weight']);
   expect(weights.entry('a.weight').load().shape).toEqual([4]);
 });
+
+const parameters = named('torch.nn.modules.container', 'ParameterDict');
+const numbered = (count: number): Buffer =>
+  Buffer.concat(Array.from({ length: count }, (_, k) => bytes(int(k), NONE)));
 
 /** Every level holds the one before it twice. */
 const laughs = bytes(
@@ -63,7 +67,36 @@ const pickles: Readonly<Record<string, readonly [() => Buffer, RegExp]>> = {
   'the state of a name': [() => bytes(named('os', 'path'), DICT, BUILD), /sets the state/],
   INST: [() => bytes(MARK, Buffer.from('ios\nsystem\n')), /opcode INST/],
   OBJ: [() => bytes(MARK, named('os', 'system'), 0x6f), /opcode OBJ/],
-  NEWOBJ: [() => bytes(named('os', 'system'), EMPTY, 0x81), /opcode NEWOBJ/],
+  NEWOBJ: [
+    () => bytes(named('os', 'system'), EMPTY, NEWOBJ),
+    /NEWOBJ for an object of os\.system, which is not allowed/,
+  ],
+  'NEWOBJ of a module that would run': [
+    () => bytes(named('torch.nn.modules.container', 'Sequential'), EMPTY, NEWOBJ),
+    /container\.Sequential, which is not allowed/,
+  ],
+  'NEWOBJ with an argument': [
+    () => bytes(parameters, tuple(text('x')), NEWOBJ),
+    /more than an empty object/,
+  ],
+  'NEWOBJ of what is no class': [() => bytes(text('x'), EMPTY, NEWOBJ), /more than an empty/],
+  'a call of the class that NEWOBJ may make': [
+    () => bytes(parameters, EMPTY, REDUCE),
+    /ParameterDict, which is not allowed/,
+  ],
+  'parameters that are no tensors': [
+    () => bytes(parameters, EMPTY, NEWOBJ, DICT, item('_parameters', text('x')), BUILD),
+    /holds no tensors/,
+  ],
+  'parameters copied again and again': [
+    () =>
+      bytes(
+        bytes(DICT, text('_parameters'), DICT, MARK, numbered(20_000), SETITEMS, SETITEM),
+        bytes(put(0), POP),
+        times(200, parameters, bytes(EMPTY, NEWOBJ, get(0), BUILD, POP)),
+      ),
+    /steps/,
+  ],
   NEWOBJ_EX: [() => bytes(named('os', 'system'), EMPTY, DICT, 0x92), /opcode NEWOBJ_EX/],
   EXT1: [() => bytes(0x82, 1), /opcode EXT1/],
   'a persistent id in text': [() => Buffer.from('Pstorage\n'), /opcode PERSID/],
@@ -246,6 +279,9 @@ test('600 pickles of random pieces: each opens or is refused', () => {
     named('collections', 'OrderedDict'),
     named('torch', 'Size'),
     named('torch._utils', '_rebuild_parameter'),
+    bytes(NEWOBJ),
+    parameters,
+    text('_parameters'),
   ];
   const rng = Rng.of(11);
   const seen = { opened: 0, refused: 0 };

@@ -22,6 +22,7 @@ test.each([
   ['bare.pth', 'bare'],
   ['wrapped.ckpt', 'bare'],
   ['nested.pt', 'nested'],
+  ['embedding.pt', 'embedding'],
 ])('%s holds what torch put there', (name, truth) => {
   const got = values(Weights.fromFile(join(fixtures, name)));
   expect(got).toEqual(values(Weights.fromFile(join(fixtures, `${truth}.safetensors`))));
@@ -50,6 +51,7 @@ describe('refused by name', () => {
     ['thing.pt', /checkpoints\.Thing|NEWOBJ/],
     ['numpy.pt', /numpy/],
     ['complex.pt', /torch\.ComplexFloatStorage/],
+    ['eights.pt', /torch\.float8_e4m3fn, which is not read.*safetensors/],
     ['repeated.pt', /repeats its 2 elements/],
     ['legacy.pt', /safetensors/],
     ['pickle.pkl', /safetensors/],
