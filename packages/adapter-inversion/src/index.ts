@@ -24,12 +24,17 @@ const Options = z.strictObject({
   vectors: z.int().min(1).max(MOST).optional(),
 });
 
+const BRACKETED = /^<[^<>]+>$/;
 /** Where files keep the vectors: the first programs' pickles, safetensors, or the token as the only key. */
 const layouts: readonly (readonly [dialect: string, key: RegExp, sample: string])[] = [
   ['original', /^string_to_param\.\*$/, 'string_to_param.*'],
   ['embedding', /^emb_params$/, 'emb_params'],
-  ['diffusers', /^<[^<>]+>$/, '<word>'],
+  ['diffusers', BRACKETED, '<word>'],
 ];
+
+/** What diffusers calls the vectors may be any word. These are what other files call a tensor of their own. */
+const WORD =
+  /^(?!(weight|bias|scale|alpha|mask|image|sample|noise|latents?|mean|std|difference|data|values?|x|y)$)[^\s.<>/]{1,64}$/;
 
 interface Found {
   readonly dialect: string;
@@ -47,7 +52,16 @@ function find({ weights }: AdapterFile): Found | undefined {
     const others = names.filter((name) => name !== key && !name.startsWith('string_to_token.'));
     if (others.length === 0) return { dialect, key, entry: weights.entry(key) };
   }
-  return undefined;
+  const [key] = names;
+  return names.length === 1 && WORD.test(key) && areVectors(weights.entry(key))
+    ? { dialect: 'diffusers', key, entry: weights.entry(key) }
+    : undefined;
+}
+
+/** Whether a tensor may be the vectors of a word, whatever the text encoder. */
+function areVectors({ dtype, shape }: WeightEntry): boolean {
+  const count = shape.length === 1 ? 1 : shape[0];
+  return /^b?f\d+$/.test(dtype) && shape.length < 3 && count >= 1 && count <= MOST;
 }
 
 const families: ReadonlyMap<number, string> = new Map([
@@ -60,6 +74,8 @@ function detect(file: AdapterFile): Detection | undefined {
   if (!found) return undefined;
   const { dialect, key, entry } = found;
   const base = families.get(entry.shape[entry.shape.length - 1]);
+  // A word without brackets says nothing: the width of a known text encoder has to.
+  if (dialect === 'diffusers' && base === undefined && !BRACKETED.test(key)) return undefined;
   return { dialect, algorithm: 'textual-inversion', evidence: key, ...(base ? { base } : {}) };
 }
 
@@ -99,7 +115,13 @@ export default definePlugin({
       'textual-inversion': adapterKind({
         options: Options,
         detect,
-        samples: layouts.map(([, , key]) => ({ keys: [key], about: `under the key \`${key}\`` })),
+        samples: layouts.map(([dialect, , key]) => ({
+          keys: [key],
+          about:
+            dialect === 'diffusers'
+              ? `under the key \`${key}\`, or any other word that is the only key`
+              : `under the key \`${key}\``,
+        })),
         create: ({ file, model, ...common }, { word, vectors }) => {
           if (!file)
             return textualInversion({
