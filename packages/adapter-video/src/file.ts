@@ -15,7 +15,7 @@ export function readMotion(
   file: AdapterFile,
   options: Partial<VideoConfig> = {},
 ): { readonly weights: Weights; readonly config: VideoConfig } {
-  checkTables(file.weights);
+  checkTables(file);
   const weights = diffusersNames(file.weights);
   const told = file.config ?? inferredConfig(weights);
   const config = checkFile(VideoConfig, { ...told, ...options }, file.path);

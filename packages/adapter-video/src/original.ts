@@ -3,7 +3,7 @@
  * attention, no config beside them.
  */
 
-import type { ScheduleConfig } from '@attune/core';
+import type { AdapterFile, ScheduleConfig } from '@attune/core';
 import { AttuneError, type Weights } from '@attune/engine';
 
 import type { VideoConfig } from './config.ts';
@@ -77,7 +77,7 @@ export function originalName(layer: string): string {
 }
 
 /** Throws TWO_TABLES where the two attentions of a block have different position tables. */
-export function checkTables(weights: Weights): void {
+export function checkTables({ path, weights }: Pick<AdapterFile, 'path' | 'weights'>): void {
   for (const name of weights.names()) {
     if (!SECOND.test(name)) continue;
     const first = name.replace('.attention_blocks.1.', '.attention_blocks.0.');
@@ -85,8 +85,8 @@ export function checkTables(weights: Weights): void {
     if (a.data.length !== b.data.length || a.data.some((value, i) => value !== b.data[i]))
       throw new AttuneError(
         'TWO_TABLES',
-        `${first} and ${name} differ; motion modules have one position table for both attentions.`,
-        { name },
+        `${path}: ${first} and ${name} differ, and here one position table serves both attentions: where they differ by rounding alone, save the file with the same one twice; otherwise take other motion modules.`,
+        { path, name },
       );
   }
 }

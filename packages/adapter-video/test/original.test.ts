@@ -10,14 +10,18 @@ const table = (attention: number) =>
 test('one position table stands for both attentions; two different ones are refused', () => {
   const one = f32([1, 2, 3, 4], [1, 2, 2]);
   const other = f32([1, 2, 3, 5], [1, 2, 2]);
+  const path = 'motion.ckpt';
   const same = Weights.fromArrays({ [table(0)]: one, [table(1)]: one });
-  checkTables(same);
+  checkTables({ path, weights: same });
   expect([...diffusersNames(same).names()]).toEqual([
     'mid_block.motion_modules.0.transformer_blocks.0.pos_embed.pe',
   ]);
   const two = Weights.fromArrays({ [table(0)]: one, [table(1)]: other });
-  expect(() => checkTables(two)).toThrow(/attention_blocks\.1\.pos_encoder\.pe differ/);
-  expect(() => checkTables(Weights.fromArrays({ [table(1)]: one }))).toThrow(/There is no weight/);
+  expect(() => checkTables({ path, weights: two })).toThrow(
+    /^motion\.ckpt: .*attention_blocks\.1\.pos_encoder\.pe differ.*take other motion modules/,
+  );
+  const second = Weights.fromArrays({ [table(1)]: one });
+  expect(() => checkTables({ path, weights: second })).toThrow(/There is no weight/);
 });
 
 test('names and shapes tell the config', () => {
