@@ -18,7 +18,7 @@ import torch  # noqa: E402
 
 from fixture import FIXTURES  # noqa: E402
 
-ALL = ["unets", "vaes", "clips", "ops", "tokenizer", "compose", "schedulers", "training", "checkpoints", "ip_adapters", "controls"]
+ALL = ["unets", "vaes", "clips", "ops", "tokenizer", "compose", "schedulers", "training", "checkpoints", "ip_adapters", "controls", "pefts"]
 
 
 def main(names: list[str]) -> None:

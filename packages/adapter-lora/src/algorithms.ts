@@ -38,8 +38,11 @@ export interface Fresh {
   readonly init: Init;
 }
 
+/** Leaves that change a layer's bias; PEFT's grows with the module's scale. */
+export const biases = ['diff_b', 'lora_B.bias'] as const;
+
 const lora: Algorithm = {
-  leaves: ['lora_A.weight', 'lora_B.weight', 'lora_mid.weight'],
+  leaves: ['lora_A.weight', 'lora_B.weight', 'lora_mid.weight', 'lora_B.bias'],
   complete: (has) => has('lora_A.weight') && has('lora_B.weight'),
   ranked: () => 'lora_A.weight',
   delta: (part, has) => {

@@ -11,6 +11,7 @@ import {
   Weights,
 } from '@attune/engine';
 
+import { biases } from './algorithms.ts';
 import type { LoraFile } from './formats.ts';
 import { type Module, weightChange } from './lora.ts';
 import { lowRank } from './low-rank.ts';
@@ -84,7 +85,7 @@ async function changeOf(
   runtime: Runtime,
 ): Promise<NDArray> {
   const { shape } = model.weights.entry(`${address}.weight`);
-  if (leaves.has('diff_b') || shape.length < 2)
+  if (biases.some((leaf) => leaves.has(leaf)) || shape.length < 2)
     throw new AttuneError(
       'NOT_EXPRESSIBLE',
       `The module at ${address} changes a bias or a norm; no low-rank matrix does that.`,

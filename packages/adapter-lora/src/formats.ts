@@ -60,7 +60,7 @@ export interface LoraFile {
  * Reads a file of any dialect and algorithm against a model. Every tensor must belong to a module that
  * the model has a layer for; rank and alpha are per module.
  *
- * @throws NOT_LORA, UNMATCHED_WEIGHTS, BROKEN_MODULE, DOUBLE_MODULE
+ * @throws NOT_LORA, SAVED_WHOLE, UNMATCHED_WEIGHTS, BROKEN_MODULE, DOUBLE_MODULE
  */
 export function readLora(file: AdapterFile, model: Model): LoraFile {
   const { modules: found, strays } = modulesOf(file.weights.names());
@@ -86,6 +86,11 @@ export function readLora(file: AdapterFile, model: Model): LoraFile {
         if (leaf !== 'alpha') keys.set(`${address}.${leaf}`, key);
     }
   }
+  const whole = savedWhole(strays);
+  if (whole)
+    throw new AttuneError('SAVED_WHOLE', `${file.path}: ${whole.reason}; ${whole.fix}.`, {
+      lost: strays,
+    });
   if (lost.length) throw unmatched(file, lost, layers.keys());
   const alphas = found.flatMap((module) => module.keys.get('alpha') ?? []);
   const renamed = new Map([...keys].map(([name, key]) => [key, name]));
@@ -97,6 +102,24 @@ export function readLora(file: AdapterFile, model: Model): LoraFile {
       metadata: file.metadata,
       tensors: Object.fromEntries(alphas.map((key) => [key, file.weights.entry(key).load()])),
     },
+  };
+}
+
+/** A layer of PEFT's `modules_to_save`, whatever version saved it, and not a part of an adapter's module. */
+const saved =
+  /^base_model\.model\.((?!.*\.lora_).+?)(?:\.modules_to_save(?:\.\w+)?)?\.(?:weight|bias)$/;
+
+/** Why layers that were trained whole beside low-rank ones are refused, and the way out; undefined where there are none. */
+export function savedWhole(
+  strays: readonly string[],
+): { readonly reason: string; readonly fix: string } | undefined {
+  const layers = [...new Set(strays.flatMap((key) => saved.exec(key)?.[1] ?? []))];
+  if (layers.length === 0) return undefined;
+  const [first, second, ...rest] = layers;
+  const named = [first, ...(second ? [second] : []), ...(rest.length ? ['…'] : [])].join(', ');
+  return {
+    reason: `it holds layers that PEFT trained and saved whole (modules_to_save or bias): ${named} (${layers.length}), which no change of low rank is`,
+    fix: 'merge it into its model with PEFT (merge_and_unload) and take that as the backbone, or train it without them',
   };
 }
 

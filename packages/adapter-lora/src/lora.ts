@@ -24,6 +24,7 @@ import {
 import {
   type AlgorithmName,
   algorithms,
+  biases,
   deltaOf,
   type Has,
   type Parts,
@@ -117,7 +118,9 @@ const isNarrow = ({
   algorithm: AlgorithmName;
   leaves: ReadonlyMap<string, unknown>;
 }): boolean =>
-  algorithm === 'lora' && !magnitudeOf((leaf) => leaves.has(leaf)) && !leaves.has('diff_b');
+  algorithm === 'lora' &&
+  !magnitudeOf((leaf) => leaves.has(leaf)) &&
+  !biases.some((leaf) => leaves.has(leaf));
 
 /** Rank and alpha where diffusers looks for them: PEFT's config in the header, by component. */
 function peftHeader(type: AlgorithmName, rank: number, alpha: number): Record<string, string> {
@@ -155,7 +158,11 @@ function change(
   const has: Has = (leaf) => leaves.has(leaf);
   const part: Parts = (leaf) => scope.param(leaf, leaves.get(leaf)!.shape, leaves.get(leaf)!.init);
   const scale = alpha / rank;
-  const shift = has('diff_b') ? part('diff_b') : undefined;
+  const shift = has('diff_b')
+    ? part('diff_b')
+    : has('lora_B.bias')
+      ? mul(part('lora_B.bias'), scale)
+      : undefined;
   if (isNarrow({ algorithm, leaves }) && (type === 'linear' || type === 'conv'))
     return narrow(value, { address, weight, apply, scale }, part, has);
   const delta = weightChange({ algorithm, scale }, part, has, weight, address);

@@ -3,7 +3,7 @@
 import { type MergeRequest, numberAt, type Written } from '@attune/core';
 import { AttuneError, f32, type NDArray, sameShape, toF32, Weights } from '@attune/engine';
 
-import type { AlgorithmName } from './algorithms.ts';
+import { type AlgorithmName, biases } from './algorithms.ts';
 import { magnitudeOf } from './dora.ts';
 import { readLora } from './formats.ts';
 import type { Module } from './lora.ts';
@@ -131,7 +131,7 @@ function scaled(address: string, { adapter, module, strength, load }: Act): Merg
   const tensors = Object.fromEntries(
     [...leaves.keys()].map((leaf) => {
       const value = load(leaf);
-      const grows = leaf === first || leaf === 'diff_b';
+      const grows = leaf === first || biases.some((bias) => bias === leaf);
       return [leaf, grows ? times(value, strength) : value];
     }),
   );

@@ -54,6 +54,7 @@ const leaves: readonly Leaf[] = [
     pattern: /^(.+)\.(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t[12]))$/,
     read: ([module, leaf]) => [module, leaf],
   },
+  { pattern: /^(.+)\.lora_B(?:\.default)?\.bias$/, read: ([module]) => [module, 'lora_B.bias'] },
   { pattern: /^(.+)\.(diff|diff_b|dora_scale|alpha)$/, read: ([module, leaf]) => [module, leaf] },
   {
     pattern: /^(.+)\.(w|b)_norm$/,

@@ -29,7 +29,7 @@ const spellings: Readonly<Record<Dialect, FormatSample>> = {
   },
   peft: {
     keys: matrices(`base_model.model.${layer}`),
-    about: 'a folder with adapter_config.json: patterns of rank and alpha, rsLoRA',
+    about: 'a folder with adapter_config.json: patterns of rank and alpha, rsLoRA, lora_bias',
   },
   kohya: {
     keys: [...sides(flat), `${flat}.alpha`],
@@ -60,6 +60,10 @@ export const samples: readonly FormatSample[] = [
   {
     keys: [...module('lora'), `${flat}.dora_scale`],
     about: 'with a magnitude per output or per input; also of LoHa and LoKr',
+  },
+  {
+    keys: [...matrices(`base_model.model.${layer}`), 'base_model.model.conv_out.weight'],
+    about: 'with layers that were trained whole',
   },
   ...relatives.map(({ leaf, dialect }) => ({
     keys: [`${dialect === 'peft' ? `base_model.model.${layer}` : flat}.${leaf}`],

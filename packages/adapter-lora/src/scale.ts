@@ -1,7 +1,7 @@
 /** How strongly a module acts: alpha / rank, from a scalar beside it, a PEFT config, or 1. */
 
 import type { AdapterFile } from '@attune/core';
-import { AttuneError, parseJson, toF32 } from '@attune/engine';
+import { AttuneError, keysInOrder, parseJson, toF32 } from '@attune/engine';
 import { z } from 'zod';
 
 const PeftConfig = z.looseObject({
@@ -36,11 +36,14 @@ export function scales(
     if (alphaKey !== undefined)
       return { alpha: storedAlpha(file, alphaKey, rank), rank: rank ?? 1 };
     const component = module.slice(0, module.indexOf('.'));
-    const parsed = PeftConfig.safeParse(configs.get(component) ?? configs.get(''));
+    const config = configs.get(component) ?? configs.get('');
+    const parsed = PeftConfig.safeParse(config);
     if (!parsed.success) return { alpha: rank ?? 1, rank: rank ?? 1 };
-    const { r, lora_alpha, alpha: plain, rank_pattern, alpha_pattern, use_rslora } = parsed.data;
-    const find = (patterns: Readonly<Record<string, number>> | null | undefined) =>
-      Object.entries(patterns ?? {}).find(([key]) => {
+    const { r, lora_alpha, alpha: plain, use_rslora } = parsed.data;
+    const find = (name: 'rank_pattern' | 'alpha_pattern') => {
+      const patterns = parsed.data[name] ?? {};
+      // The first that fits counts, in the order of the text: what was checked is another object.
+      const first = keysInOrder(Object((config as typeof parsed.data)[name])).find((key) => {
         const pattern = modulePattern(key, file.path);
         work += module.length ** (1 + repeatsIn(key));
         if (work > MOST_WORK)
@@ -50,9 +53,11 @@ export function scales(
             { path: file.path },
           );
         return pattern.test(module);
-      })?.[1];
-    const known = rank ?? find(rank_pattern) ?? r;
-    const alpha = find(alpha_pattern) ?? lora_alpha ?? plain ?? known;
+      });
+      return first === undefined ? undefined : patterns[first];
+    };
+    const known = rank ?? find('rank_pattern') ?? r;
+    const alpha = find('alpha_pattern') ?? lora_alpha ?? plain ?? known;
     return { alpha: use_rslora ? alpha * Math.sqrt(known) : alpha, rank: known };
   };
 }

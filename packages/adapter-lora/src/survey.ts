@@ -13,11 +13,11 @@ import {
   type Survey,
   type SurveyedModule,
 } from '@attune/core';
-import { AttuneError, input, type Shape, type Tensor } from '@attune/engine';
+import { AttuneError, input, sameShape, type Shape, type Tensor } from '@attune/engine';
 
-import { algorithms, deltaOf } from './algorithms.ts';
+import { algorithms, biases, deltaOf } from './algorithms.ts';
 import { magnitudeOf } from './dora.ts';
-import { type FileModule, modulesOf, readModule } from './formats.ts';
+import { type FileModule, modulesOf, readModule, savedWhole } from './formats.ts';
 import { type Dialect, dialectOf, resolver } from './names.ts';
 import { scales } from './scale.ts';
 
@@ -115,7 +115,9 @@ export function surveyLora(file: AdapterFile, model?: Model): Survey {
       ...(scale && keys.size ? { rank: scale.rank, alpha: scale.alpha } : {}),
     };
   });
+  const whole = savedWhole(strays);
   for (const name of strays) modules.push({ name, fit: 'unmatched', isZero: () => false });
+  if (whole) return { modules, refusal: whole };
   return { modules, ...refusal(modules, detected?.dialect ?? '', model !== undefined) };
 }
 
@@ -142,6 +144,8 @@ function fitOf(
   const has = (leaf: string): boolean => keys.has(leaf);
   const part = (leaf: string): Tensor => input(leaf, file.weights.entry(keys.get(leaf)!).shape);
   try {
+    const bias = biases.find(has);
+    if (bias && layer && !sameShape(part(bias).shape, [layer[0]])) return 'misshaped';
     if (algorithm === 'full' && !has('diff'))
       return !layer || part('diff_b').dim(0) === layer[0] ? 'matched' : 'misshaped';
     if (layer) deltaOf(algorithm, part, has, layer, address);
@@ -160,8 +164,10 @@ function isZero(file: AdapterFile, { keys }: FileModule): boolean {
     const key = keys.get(leaf);
     return key !== undefined && scan(file.weights.entry(key).load()).zero;
   };
-  const leaves = [...keys.keys()].filter((leaf) => leaf !== 'alpha' && leaf !== 'diff_b');
-  const shifts = keys.has('diff_b') && !zero('diff_b');
+  const leaves = [...keys.keys()].filter(
+    (leaf) => leaf !== 'alpha' && !biases.some((bias) => bias === leaf),
+  );
+  const shifts = biases.some((leaf) => keys.has(leaf) && !zero(leaf));
   return !shifts && (leaves.length === 0 || leaves.some(zero));
 }
 

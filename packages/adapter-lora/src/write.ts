@@ -24,6 +24,7 @@ interface Target {
 const peftLeaves = {
   'lora_A.weight': 'lora_A.weight',
   'lora_B.weight': 'lora_B.weight',
+  'lora_B.bias': 'lora_B.bias',
   lora_magnitude_vector: 'lora_magnitude_vector',
 };
 const same = (leaf: string): readonly [string, string] => [leaf, leaf];
@@ -157,6 +158,8 @@ function peftConfig(
       ([, { leaves }]) => leaves.has('lora_magnitude_vector') || leaves.has('dora_scale'),
     ),
     use_rslora: false,
+    // Versions before it know no such setting.
+    ...(all.some(([, { leaves }]) => leaves.has('lora_B.bias')) ? { lora_bias: true } : {}),
     bias: 'none',
     target_modules: all.map(([address]) => name(address)),
   };
@@ -213,7 +216,7 @@ export function spelledAs(dialect: string, read: Modules, model: Model): Written
       if (known === undefined)
         throw new AttuneError(
           'NOT_EXPRESSIBLE',
-          `${dialect} has no form for the ${own.algorithm} module at ${address} (${leaf}): write it as kohya, or as plain LoRA with a rank.`,
+          `${dialect} has no form for the ${own.algorithm} module at ${address} (${leaf}): write it as ${leaf === 'lora_B.bias' ? 'peft or diffusers' : 'kohya, or as plain LoRA with a rank'}.`,
           { address, leaf },
         );
       const value = read.weights.entry(`${address}.${leaf}`).load();

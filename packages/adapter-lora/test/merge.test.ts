@@ -202,6 +202,30 @@ test('what is alone at its layer keeps its form, times its strength', async () =
   }
 });
 
+test('a LoRA with a bias of its own keeps it, times its strength, where there is a name for it', async () => {
+  const biased = part(
+    'biased',
+    {
+      'unet.conv_in.lora_A.weight': [2, channels, 3, 3],
+      'unet.conv_in.lora_B.weight': [first, 2, 1, 1],
+      'unet.conv_in.lora_B.bias': [first],
+    },
+    0.5,
+  );
+  for (const dialect of ['peft', 'diffusers']) {
+    const [error, effect] = await distance([biased, full('beside', 0)], dialect);
+    expect(error).toBeLessThan(2e-6);
+    expect(effect).toBeGreaterThan(1e-3);
+  }
+  const { folder: layout } = merged([biased], 'peft');
+  expect(layout!.configs['adapter_config.json']).toMatchObject({ lora_bias: true });
+  expect(merged([one], 'peft').folder!.configs['adapter_config.json']).not.toHaveProperty(
+    'lora_bias',
+  );
+  expect(() => merged([biased], 'kohya')).toThrow(/\(lora_B\.bias\): write it as peft or diffus/);
+  expect(() => merged([biased, full('beside', 1)], 'peft')).toThrow(/act there together/);
+});
+
 test('what has no exact form is refused', () => {
   for (const [parts, reason] of [
     [[dora(0.5)], /dora sets magnitudes there/],

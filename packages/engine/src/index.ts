@@ -119,7 +119,7 @@ export {
 export { OrtRuntime } from './runtime/session.ts';
 export { hashOf, makeFolder } from './weights/file.ts';
 export { type FileHash, HashBook } from './weights/hashes.ts';
-export { parseJson, readText } from './weights/json.ts';
+export { keysInOrder, parseJson, readText } from './weights/json.ts';
 export { type WeightEntry, Weights } from './weights/store.ts';
 export { reshaped, rows } from './weights/view.ts';
 export {

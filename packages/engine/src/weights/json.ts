@@ -35,7 +35,8 @@ export function parseJson(
   const why = oversized(text);
   if (why !== undefined) throw fail(why);
   try {
-    return JSON.parse(text);
+    const plain: unknown = JSON.parse(text);
+    return inOrder(text) ?? plain;
   } catch (error) {
     if (lenient) {
       try {
@@ -53,6 +54,37 @@ export function parseJson(
     throw fail(`is no JSON (${error instanceof Error ? error.message : String(error)})`);
   }
 }
+
+/** Before a key that JavaScript takes for an index, while it is parsed; texts that have it themselves are left alone. */
+const SIGN = '\\u0000';
+/** Such keys: they come before all others, whatever the text says. */
+const counts = /(?<!\\)"(0|[1-9]\d*)"(?=\s*:)/g;
+const isSigned = (key: string): boolean => key.startsWith('\u0000');
+
+/** The keys of parsed objects that JavaScript would give in another order than their text. */
+const orders = new WeakMap<object, readonly string[]>();
+
+/** A JSON text with the order of its keys kept for `keysInOrder`; undefined where JavaScript keeps it itself. */
+function inOrder(text: string): unknown {
+  const signed = text.replaceAll(counts, `"${SIGN}$1"`);
+  if (signed.length === text.length || text.includes(SIGN)) return undefined;
+  return JSON.parse(signed, (_, value: unknown) => {
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
+    const entries = Object.entries(value);
+    if (!entries.some(([key]) => isSigned(key))) return value;
+    const plain = entries.map(([key, own]) => [isSigned(key) ? key.slice(1) : key, own] as const);
+    const object = Object.fromEntries(plain);
+    orders.set(
+      object,
+      plain.map(([key]) => key),
+    );
+    return object;
+  });
+}
+
+/** The keys of an object that `parseJson` made, in the order of its text. */
+export const keysInOrder = (object: object): readonly string[] =>
+  orders.get(object) ?? Object.keys(object);
 
 /** Why a text is not parsed, whether it is JSON or not. */
 function oversized(text: string): string | undefined {
