@@ -30,12 +30,18 @@ const marks = ['<!-- tables: written by scripts/formats.mjs -->', '<!-- end of t
 /** A real file of each container. */
 const containers = [
   ['safetensors', 'checkpoints/bare.safetensors'],
+  ['safetensors with 8-bit floats (F8_E4M3, F8_E5M2)', 'checkpoints/eights.safetensors'],
   ['safetensors in shards, by their index', 'unet/sd2/unet'],
   ['torch.save, a zip archive (.ckpt, .pt, .pth, .bin)', 'checkpoints/bare.pth'],
   ['the same, wrapped (`state_dict`)', 'checkpoints/wrapped.ckpt'],
+  ['torch.save with 8-bit floats', 'checkpoints/eights.pt'],
   ['torch.save before 1.6', 'checkpoints/legacy.pt'],
   ['a bare pickle', 'checkpoints/pickle.pkl'],
   ['a pickle that would run code', 'checkpoints/code.pt'],
+  [
+    'a pickle with a ParameterDict, as the first textual inversions are',
+    'checkpoints/embedding.pt',
+  ],
   ['a pickle with an object of a class', 'checkpoints/thing.pt'],
   ['a zip archive with compressed entries', 'checkpoints/compressed.pt'],
   ['a zip archive of other files', 'checkpoints/pictures.zip'],
