@@ -8,6 +8,10 @@ export type Eight = 'F8_E4M3' | 'F8_E5M2';
 export const isEight = (dtype: unknown): dtype is Eight =>
   dtype === 'F8_E4M3' || dtype === 'F8_E5M2';
 
+/** Names of what some tools multiply 8-bit floats by; read without it, the numbers would be others. */
+export const isScaleOfEights = (name: string): boolean =>
+  /(^|\.)(scaled_fp8|scale_(weight|input)|(weight|input)_scale(_inv|_2)?)$/.test(name);
+
 function e4m3(byte: number): number {
   const exponent = (byte >> 3) & 15;
   const fraction = byte & 7;

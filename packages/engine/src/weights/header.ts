@@ -2,7 +2,7 @@
 
 import { AttuneError, badFile } from '../errors.ts';
 import { type DType, itemSize } from '../runtime/array.ts';
-import { type Eight, isEight } from './eights.ts';
+import { type Eight, isEight, isScaleOfEights } from './eights.ts';
 import { parseJson } from './json.ts';
 
 /** Where a tensor lies in its file. */
@@ -64,6 +64,12 @@ export function parseHeader(bytes: Uint8Array, start: number, size: number, file
     if (name === '__metadata__') metadata = parseMetadata(value, fail);
     else tensors.set(name, parseEntry(name, value, start, fail));
   }
+  const scale = [...tensors.keys()].find(isScaleOfEights);
+  if (scale !== undefined && [...tensors.values()].some(({ eight }) => eight))
+    throw fail(
+      `its 8-bit floats are to be multiplied by tensors beside them (${brief(scale)}), which is not supported: take a copy in F16, BF16 or F32`,
+      { name: scale },
+    );
   const ordered = [...tensors.values()].toSorted(
     (a, b) => a.offset - b.offset || a.length - b.length,
   );

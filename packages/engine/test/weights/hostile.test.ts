@@ -252,6 +252,26 @@ test('types that the format knows and we do not are refused by name', () => {
     );
 });
 
+/** A weight of this type, and another tensor beside it. */
+const pair = (dtype: string, name: string, length: number): string =>
+  craft(
+    JSON.stringify({
+      'a.weight': { dtype, shape: [4], data_offsets: [0, length] },
+      [name]: { dtype: 'F32', shape: [1], data_offsets: [length, length + 4] },
+    }),
+    length + 4,
+  );
+
+test('8-bit floats with scales beside them are refused by name: the numbers would be others', () => {
+  for (const name of ['scaled_fp8', 'a.scale_weight', 'a.weight_scale', 'a.weight_scale_inv']) {
+    expect(() => openSafetensors(pair('F8_E4M3', name, 4))).toThrow(
+      `its 8-bit floats are to be multiplied by tensors beside them (${name})`,
+    );
+    expect(openSafetensors(pair('F16', name, 8)).tensors.size).toBe(2);
+  }
+  expect(openSafetensors(pair('F8_E4M3', 'dora_scale', 4)).tensors.size).toBe(2);
+});
+
 test('messages stay short however long the lie is', () => {
   const name = 'x'.repeat(1_000_000);
   const long = craft(JSON.stringify({ [name]: 3 }), 0);
