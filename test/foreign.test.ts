@@ -1,46 +1,11 @@
 /**
- * Files of the wild that attune does not load, by names of their real layouts: each verdict says what the file is
+ * Weights of the wild that attune does not load, by names of their real layouts: each verdict says what the file is
  * and what to do, and never calls it loadable.
  */
 
-import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-
-import { findPlugins, PluginLoader } from '@attune/core';
-import { encodeSafetensors, f32 } from '@attune/engine';
 import { expect, test } from 'vitest';
 
-import { inspect, type Verdict } from '../packages/cli/src/inspect/verdict.ts';
-import { torchSave } from './properties/torch-save.ts';
-
-const loader = new PluginLoader(findPlugins('packages/cli'));
-const folder = mkdtempSync(join(tmpdir(), 'foreign-'));
-let files = 0;
-
-function written(name: string, content: string | Uint8Array): string {
-  const own = join(folder, String(files++));
-  mkdirSync(own);
-  const path = join(own, name);
-  writeFileSync(path, content);
-  return path;
-}
-
-type Shapes = Readonly<Record<string, readonly number[]>>;
-
-/** Tensors of these shapes, which are not zero. */
-const tensors = (shapes: Shapes) =>
-  Object.fromEntries(
-    Object.entries(shapes).map(([name, shape]) => {
-      const size = shape.reduce((a, b) => a * b, 1);
-      return [name, f32(new Float32Array(size).fill(0.5), shape)] as const;
-    }),
-  );
-
-const holding = (shapes: Shapes): string =>
-  written('file.safetensors', encodeSafetensors(tensors(shapes)));
-
-const verdictOn = (path: string): Promise<Verdict> => inspect(path, { loader });
+import { holding, type Shapes, verdictOn } from './foreign-scene.ts';
 
 /** A pair of matrices in a dialect. */
 const pair = (module: string, width: number, sides: readonly [string, string]): Shapes => ({
@@ -387,110 +352,4 @@ test.each<[string, Shapes, RegExp, RegExp]>([
     expect.stringMatching(reason),
     expect.stringMatching(fix),
   ]);
-});
-
-test('a hypernetwork, pickled', async () => {
-  const path = join(folder, 'hyper.pt');
-  const own = tensors({ 'linear.0.weight': [4, 4] });
-  torchSave(path, { '768': { '0': own, '1': own }, name: 'hyper', step: 100 });
-  expect(await verdictOn(path)).toMatchObject({
-    verdict: 'refused',
-    kind: 'hypernetwork',
-    fix: expect.stringMatching(/LoRA/) as string,
-  });
-});
-
-const bytes = (...values: readonly number[]): Buffer => Buffer.from(values);
-/** An archive's first file, as its head says it. */
-const zip = (name: string): Buffer => {
-  const head = Buffer.alloc(30);
-  head.write('PK\u0003\u0004', 'latin1');
-  head.writeUInt16LE(name.length, 26);
-  return Buffer.concat([head, Buffer.from(name), Buffer.alloc(64)]);
-};
-
-test.each<[string, string, string | Uint8Array, RegExp, RegExp]>([
-  ['a GGUF file', 'a.gguf', 'GGUF\u0003\0\0\0', /GGUF/, /safetensors/],
-  ['a GGML file', 'a.bin', 'lmgg\u0001\0\0\0', /GGUF/, /safetensors/],
-  [
-    'an ONNX model',
-    'a.onnx',
-    bytes(8, 10, 0x12, 7, ...Buffer.from('pytorch')),
-    /ONNX/,
-    /safetensors/,
-  ],
-  [
-    'a SavedModel of TensorFlow',
-    'saved_model.pb',
-    bytes(8, 1, 0x12, 40, 0),
-    /TensorFlow/,
-    /PyTorch/,
-  ],
-  ['a Keras file', 'a.h5', Buffer.from('\u0089HDF\r\n\u001a\n', 'latin1'), /TensorFlow/, /PyTorch/],
-  ['TensorFlow Lite', 'a.tflite', bytes(28, 0, 0, 0, ...Buffer.from('TFL3')), /TensorFlow/, /./],
-  [
-    'a checkpoint of TensorFlow',
-    'model.ckpt.data-00000-of-00001',
-    bytes(1, 2, 3, 200),
-    /TensorFlow/,
-    /PyTorch/,
-  ],
-  ['Flax', 'flax_model.msgpack', bytes(0x8a, 0xa4, 1, 2), /Flax/, /PyTorch/],
-  ['a zip of a LoRA', 'a.zip', zip('my lora/style.safetensors'), /zip archive.*style/, /unpack it/],
-  ['NumPy arrays', 'a.npz', zip('arr_0.npy'), /zip archive.*arr_0/, /safetensors/],
-  ['a NumPy array', 'a.npy', Buffer.from('\u0093NUMPY\u0001\0', 'latin1'), /NumPy/, /safetensors/],
-  [
-    'a 7z archive',
-    'a.7z',
-    Buffer.from('7z\u00bc\u00af\u0027\u001c', 'latin1'),
-    /packed archive/,
-    /unpack it/,
-  ],
-  [
-    'a web page',
-    'a.safetensors',
-    '\n<!DOCTYPE html>\n<html><title>Sign in</title>',
-    /web page/,
-    /log in/,
-  ],
-  ['an XML file', 'openvino_model.xml', '<?xml version="1.0"?><net/>', /XML/, /safetensors/],
-  [
-    "a site's message",
-    'a.safetensors',
-    'Access to model x is restricted. You must be authenticated.',
-    /text file/,
-    /log in/,
-  ],
-  ['a message in JSON', 'a.safetensors', '{"error":"Unauthorized"}', /JSON/, /download them again/],
-  [
-    'a Git LFS pointer',
-    'a.ckpt',
-    'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n',
-    /Git LFS/,
-    /git lfs pull/,
-  ],
-  ['a download that was cut', 'a.safetensors', Buffer.alloc(4096), /zeros/, /again/],
-  ['a download under way', 'a.safetensors.part', bytes(1, 2, 3, 255), /not ended/, /again/],
-])('files that are no weights: %s', async (_, name, content, reason, fix) => {
-  const verdict = await verdictOn(written(name, content));
-  expect(verdict).toMatchObject({ verdict: 'refused', container: 'refused' });
-  expect([verdict.reason, verdict.fix]).toEqual([
-    expect.stringMatching(reason),
-    expect.stringMatching(fix),
-  ]);
-});
-
-test.each([
-  'StableDiffusionXLPipeline',
-  'FluxPipeline',
-  'StableDiffusion3Pipeline',
-  'WanPipeline',
-  'PixArtSigmaPipeline',
-])('a model folder of another family: %s', async (name) => {
-  const path = written('model_index.json', JSON.stringify({ _class_name: name }));
-  expect(await verdictOn(join(path, '..'))).toMatchObject({
-    verdict: 'refused',
-    reason: expect.stringContaining(name) as string,
-    fix: expect.stringMatching(/Stable Diffusion 1 or 2/) as string,
-  });
 });

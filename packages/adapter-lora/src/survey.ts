@@ -9,11 +9,10 @@ import {
   type Model,
   type ModuleFit,
   nominalDims,
-  scan,
   type Survey,
   type SurveyedModule,
 } from '@attune/core';
-import { AttuneError, input, sameShape, type Shape, type Tensor } from '@attune/engine';
+import { AttuneError, input, sameShape, scan, type Shape, type Tensor } from '@attune/engine';
 
 import { algorithms, biases, deltaOf } from './algorithms.ts';
 import { magnitudeOf } from './dora.ts';

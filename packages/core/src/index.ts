@@ -134,14 +134,13 @@ export {
 } from './plugins/package.ts';
 export {
   type ModuleFit,
-  scan,
   type Survey,
   surveyAdapter,
   surveyPart,
   type SurveyedModule,
   surveyNets,
 } from './plugins/survey.ts';
-export { blamed, Divergence, firstNotFinite } from './plugins/finite.ts';
+export { blamed, Divergence, firstNotFinite } from './train/finite.ts';
 export { type Finding, checkParts, checkStack, findingText } from './stack/check.ts';
 export {
   type Interference,

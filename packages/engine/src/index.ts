@@ -91,6 +91,7 @@ export {
   i64,
   itemSize,
   type NDArray,
+  scan,
   sizeOf,
   toF32,
   toHalf,

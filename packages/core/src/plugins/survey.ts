@@ -1,6 +1,6 @@
 /** What a checkpoint holds, module by module, and how it fits a model: the ground of `attune inspect`. */
 
-import { AttuneError, type NDArray, sameShape, type Shape, type Weights } from '@attune/engine';
+import { AttuneError, sameShape, scan, type Shape, type Weights } from '@attune/engine';
 
 import { compose, inventory } from '../adapters/compose.ts';
 import type { Model } from '../models/model.ts';
@@ -34,28 +34,6 @@ export interface Survey {
   readonly skipped?: Skipped;
   /** Why the file cannot be loaded, and the way out. */
   readonly refusal?: { readonly reason: string; readonly fix: string };
-}
-
-/** Whether an array is zero throughout, and whether it is finite, from its bits. */
-export function scan({ dtype, data }: NDArray): { zero: boolean; finite: boolean } {
-  if (dtype === 'f16' || dtype === 'bf16') {
-    const exponent = dtype === 'f16' ? 0x7c00 : 0x7f80;
-    let any = 0;
-    let finite = true;
-    for (const word of data as Uint16Array) {
-      any |= word & 0x7fff;
-      if ((word & exponent) === exponent) finite = false;
-    }
-    return { zero: any === 0, finite };
-  }
-  if (data instanceof BigInt64Array) return { zero: data.every((n) => n === 0n), finite: true };
-  let zero = true;
-  let finite = true;
-  for (const value of data as Float32Array) {
-    if (value !== 0) zero = false;
-    if (!Number.isFinite(value)) finite = false;
-  }
-  return { zero, finite };
 }
 
 /** Weights by the module they belong to: their names without the last part. */

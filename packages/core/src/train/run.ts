@@ -4,8 +4,8 @@ import { AttuneError, type Rng, type Runtime } from '@attune/engine';
 import { z } from 'zod';
 
 import type { Model } from '../models/model.ts';
-import { Divergence } from '../plugins/finite.ts';
 import type { DataSource } from './data.ts';
+import { Divergence } from './finite.ts';
 import { sideBySide } from './lanes.ts';
 import type { Learner, Params } from './learner.ts';
 import type { Objective } from './objective.ts';

@@ -163,3 +163,25 @@ function f16Word(bits: number): number {
   const shifted = magnitude - 0x38000000;
   return sign | ((shifted + 0xfff + ((shifted >>> 13) & 1)) >>> 13);
 }
+
+/** Whether an array is zero throughout, and whether it is finite, from its bits. */
+export function scan({ dtype, data }: NDArray): { zero: boolean; finite: boolean } {
+  if (dtype === 'f16' || dtype === 'bf16') {
+    const exponent = dtype === 'f16' ? 0x7c00 : 0x7f80;
+    let any = 0;
+    let finite = true;
+    for (const word of data as Uint16Array) {
+      any |= word & 0x7fff;
+      if ((word & exponent) === exponent) finite = false;
+    }
+    return { zero: any === 0, finite };
+  }
+  if (data instanceof BigInt64Array) return { zero: data.every((n) => n === 0n), finite: true };
+  let zero = true;
+  let finite = true;
+  for (const value of data as Float32Array) {
+    if (value !== 0) zero = false;
+    if (!Number.isFinite(value)) finite = false;
+  }
+  return { zero, finite };
+}

@@ -1,9 +1,8 @@
 /** Numbers that went wrong: the weight they came from, and trainings that are past saving. */
 
-import { AttuneError, type WeightEntry, type Weights } from '@attune/engine';
+import { AttuneError, scan, type WeightEntry, type Weights } from '@attune/engine';
 
-import type { Params } from '../train/learner.ts';
-import { scan } from './survey.ts';
+import type { Params } from './learner.ts';
 
 /** The first weight that holds NaN or infinity. Reads all before it. */
 export function firstNotFinite(weights: Weights): WeightEntry | undefined {
