@@ -215,6 +215,17 @@ test.each(['kohya', 'diffusers', 'peft'])('the LoRAs of a stack as one for %s', 
   expect(readFileSync(join(out, 'README.md'), 'utf8')).toContain('| look | attune/lora |');
 });
 
+test('LoRAs too weak to be seen in the output are merged and compared all the same', () => {
+  const out = place('merged-weak');
+  const weak = ['--strength', 'look=1e-5', '--strength', 'sway=1e-5'];
+  const file = stack('weak', edit, video, look, sway);
+  const { status, stdout } = run(file, '-o', out, '--format', 'merged-lora', ...weak, '--json');
+  expect(status).toBe(0);
+  const { effect } = JSON.parse(stdout) as { effect: number };
+  expect(effect).toBeLessThan(1e-3);
+  expect(effect).toBeGreaterThan(0);
+});
+
 test('sixteen bits: the same model of rounded weights, and what the rounding does', () => {
   const out = place('half');
   const { status, stdout } = run(

@@ -12,11 +12,13 @@ import {
   readAdapterFile,
   readStrength,
   type StackEntry,
+  strengthsByAddress,
+  type StrengthValueEntry,
 } from '@attune/core';
 import { AttuneError, writeSafetensors } from '@attune/engine';
 
+import { equality, OF_EFFECT } from '../probe/equality.ts';
 import { openWhole } from '../probe/model.ts';
-import { comparison, outputsOf } from '../probe/outputs.ts';
 import { readMask } from '../stack-media.ts';
 import type { StackSession } from '../stack.ts';
 import { mergedCard } from './card.ts';
@@ -92,27 +94,23 @@ export async function exportMerged(
   for (const [name, config] of Object.entries(layout?.configs ?? {}))
     writeFileSync(join(folder, name), `${JSON.stringify(config, null, 2)}\n`);
 
-  const again: Model = materialize(
-    compose(
-      rest,
-      kind.create(
-        { name: 'merged', file: readAdapterFile(join(folder, file)), model: rest },
-        kind.options.parse({}),
-      ),
-    ),
-    { dims: nominalDims },
-  );
-  const [want, got, without] = [
-    await outputsOf(model, runtime),
-    await outputsOf(again, runtime),
-    await outputsOf(rest, runtime),
-  ];
-  const [error, effect] = [comparison(got, want), comparison(without, want)];
-  if (!(error <= TOLERANCE))
+  const written = readAdapterFile(join(folder, file));
+  const again = (strength: number): Model => {
+    const given = { name: 'merged', file: written, model: rest, strength };
+    const adapter = kind.create(given, kind.options.parse({}));
+    return materialize(compose(rest, adapter), { dims: nominalDims });
+  };
+  const before = (strength: number): Model | Promise<Model> => {
+    if (strength === 1) return model;
+    const adapters = whole.adapters.map((entry) => (isOwn(entry) ? times(entry, strength) : entry));
+    return openWhole({ folder: home, stack: { ...whole, adapters } }, loader);
+  };
+  const { error, effect, share } = await equality(rest, before, again, runtime);
+  if (!(error <= TOLERANCE && share <= OF_EFFECT))
     throw new AttuneError(
       'NOT_EQUAL',
-      `The merged file differs from the stack by ${error.toExponential(1)} of the model's output (allowed: ${TOLERANCE}); nothing is kept.`,
-      { error },
+      `The merged file differs from the stack by ${error.toExponential(1)} of the model's output and ${share.toExponential(1)} of what its adapters change (allowed: ${TOLERANCE} and ${OF_EFFECT}); nothing is kept.`,
+      { error, share },
     );
   const names = new Set(own.map(nameOf));
   const origins = originsOf(session, model, (name) => names.has(name));
@@ -132,6 +130,19 @@ export async function exportMerged(
     error,
     effect,
   };
+}
+
+/** An entry so many times as strong. What merges has constant strengths. */
+function times(entry: StackEntry, by: number): StackEntry {
+  const given: Readonly<Record<string, StrengthValueEntry>> = {
+    default: 1,
+    ...strengthsByAddress(entry.strength),
+  };
+  const strength = Object.entries(given).map(([address, value]) => [
+    address,
+    typeof value === 'number' ? by * value : { ...value, scale: by * (value.scale ?? 1) },
+  ]);
+  return { ...entry, strength: Object.fromEntries(strength) as StackEntry['strength'] };
 }
 
 const nameOf = ({ name, use }: StackEntry): string => name ?? use.slice(use.indexOf('/') + 1);

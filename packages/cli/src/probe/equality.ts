@@ -28,10 +28,10 @@ export interface Equality {
   readonly acts: boolean;
 }
 
-/** A model with an adapter on it, the last one, of a strength. */
-type Made = (strength: number) => Model;
+/** The plain model with what is compared on it, so many times as strong. */
+type Made = (strength: number) => Model | Promise<Model>;
 
-/** Runs each net on fixed inputs without the adapter, with it, and with its other form. */
+/** Runs each net on fixed inputs without the adapter, or adapters, with it, and with its other form. */
 export async function equality(
   plain: Model,
   before: Made,
@@ -41,11 +41,11 @@ export async function equality(
   let [error, effect, share, acts] = [0, 0, 0, false];
   for (const net of probedNets(plain)) {
     const without = await outputOf(plain, net, runtime);
-    const touched = actsIn(before(1), net);
+    const touched = acted(plain, await before(1), net);
     for (const strength of strengths) {
       const [want, got] = [
-        await outputOf(before(strength), net, runtime),
-        await outputOf(after(strength), net, runtime),
+        await outputOf(await before(strength), net, runtime),
+        await outputOf(await after(strength), net, runtime),
       ];
       const [differs, changes] = [comparison(got, want), comparison(without, want)];
       if (strength === 1) [error, effect] = [Math.max(error, differs), Math.max(effect, changes)];
@@ -60,8 +60,9 @@ export async function equality(
   return { error, effect, share, acts };
 }
 
-function actsIn(model: Model, net: string): boolean {
-  const own = model.adapters.at(-1)?.name;
+/** Whether something acts in a net that is not in the plain model. */
+function acted(plain: Model, model: Model, net: string): boolean {
+  const there = new Set(plain.adapters.map(({ name }) => name));
   const { trace } = traceNet(model, { net, dims: nominalDims });
-  return trace.added.some(({ adapter }) => adapter === own);
+  return trace.added.some(({ adapter }) => !there.has(adapter));
 }

@@ -13,14 +13,7 @@ const TIME = 500;
 export const probedNets = ({ nets }: Model): string[] =>
   ['text_encoder', 'unet'].filter((net) => net in nets);
 
-/** Outputs of the text encoder and of the UNet, where the model has them, on inputs drawn by their names. */
-export async function outputsOf(model: Model, runtime: Runtime): Promise<Outputs> {
-  const all: Record<string, NDArray> = {};
-  for (const net of probedNets(model)) Object.assign(all, await outputOf(model, net, runtime));
-  return all;
-}
-
-/** Outputs of one net. */
+/** Outputs of one net on inputs drawn by their names. */
 export async function outputOf(model: Model, net: string, runtime: Runtime): Promise<Outputs> {
   const program = compile(model, { net, dims }, { runtime });
   try {
