@@ -81,7 +81,7 @@ function storedAlpha(
 function parseHeader(text: string, path: string): Record<string, unknown> {
   const fail = (what: string) =>
     new AttuneError('BAD_JSON', `${path}: its lora_adapter_metadata ${what}.`, { path });
-  return Object(parseJson(text, fail, { lenient: true })) as Record<string, unknown>;
+  return Object(parseJson(text, fail, { lenient: true, ordered: true })) as Record<string, unknown>;
 }
 
 /** Letters that may be compared: each part of a pattern that repeats may begin and end anywhere. */

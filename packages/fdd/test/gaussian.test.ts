@@ -1,6 +1,5 @@
 /** Score distillation with Gaussian teachers has closed forms: its fixed points, and how fast they are reached. */
 
-import { NoiseSchedule } from '@attune/core';
 import { f32, type F32Array, Rng } from '@attune/engine';
 import { describe, expect, test } from 'vitest';
 
@@ -11,16 +10,7 @@ import {
   type Weighting,
   weightings,
 } from '../src/index.ts';
-
-const schedule = NoiseSchedule.of({
-  _class_name: 'DDIMScheduler',
-  beta_start: 0.00085,
-  beta_end: 0.012,
-  beta_schedule: 'scaled_linear',
-  rescale_betas_zero_snr: true,
-  prediction_type: 'v_prediction',
-  clip_sample: false,
-});
+import { schedule } from './schedule.ts';
 
 interface Gaussian {
   readonly mean: number;

@@ -1,25 +1,16 @@
 /** Teachers with two modes: score distillation ends in one, fake scores and critics keep both. */
 
-import { adamw, guide, NoiseSchedule } from '@attune/core';
+import { adamw, guide } from '@attune/core';
 import { f32, type F32Array, OrtRuntime, Rng } from '@attune/engine';
 import { afterAll, describe, expect, test } from 'vitest';
 
 import { CriticConfig } from '../src/config.ts';
 import { Critic } from '../src/critic.ts';
 import { type Denoiser, sdsCotangent } from '../src/index.ts';
+import { schedule } from './schedule.ts';
 
 const runtime = new OrtRuntime({ threads: 1 });
 afterAll(() => runtime.release());
-
-const schedule = NoiseSchedule.of({
-  _class_name: 'DDIMScheduler',
-  beta_start: 0.00085,
-  beta_end: 0.012,
-  beta_schedule: 'scaled_linear',
-  rescale_betas_zero_snr: true,
-  prediction_type: 'v_prediction',
-  clip_sample: false,
-});
 
 const means = [-2, 2];
 const DEVIATION = 0.4;

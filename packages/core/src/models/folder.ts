@@ -18,7 +18,7 @@ export interface Part {
 /** A parsed JSON file. Accepts the bare Infinity and NaN that some schedulers write. */
 export function readJson(file: string): unknown {
   const fail = (what: string) => new AttuneError('BAD_JSON', `${file} ${what}.`, { file });
-  return parseJson(readText(file), fail, { lenient: true });
+  return parseJson(readText(file), fail, { lenient: true, ordered: true });
 }
 
 /** Checks a config against its schema; the error names the file and the key. */

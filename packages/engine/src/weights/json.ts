@@ -25,18 +25,18 @@ export const readText = (file: string, most = LARGEST): string =>
 /**
  * What a JSON text says. Throws what `fail` makes of the reason: for what is no JSON, and for values that are
  * nested deeper than 64 times or more than four million. With `lenient`, bare `Infinity`, `-Infinity` and
- * `NaN`, as Python writes them, are those numbers.
+ * `NaN`, as Python writes them, are those numbers. `keysInOrder` tells the order of keys in an `ordered` text.
  */
 export function parseJson(
   text: string,
   fail: (what: string) => AttuneError,
-  { lenient = false } = {},
+  { lenient = false, ordered = false } = {},
 ): unknown {
   const why = oversized(text);
   if (why !== undefined) throw fail(why);
   try {
     const plain: unknown = JSON.parse(text);
-    return inOrder(text) ?? plain;
+    return (ordered ? inOrder(text) : undefined) ?? plain;
   } catch (error) {
     if (lenient) {
       try {
@@ -82,7 +82,7 @@ function inOrder(text: string): unknown {
   });
 }
 
-/** The keys of an object that `parseJson` made, in the order of its text. */
+/** The keys of an object that `parseJson` made of an `ordered` text, in the order of the text. */
 export const keysInOrder = (object: object): readonly string[] =>
   orders.get(object) ?? Object.keys(object);
 
