@@ -4,7 +4,16 @@
  * changing them compiles nothing; another rule or another form does.
  */
 
-import { AttuneError, type F32Array, f32, input, isInput, mul, type Tensor } from '@attune/engine';
+import {
+  ancestors,
+  AttuneError,
+  type F32Array,
+  f32,
+  input,
+  isInput,
+  mul,
+  type Tensor,
+} from '@attune/engine';
 
 import type { Site } from '../nn/scope.ts';
 import { resizedMask } from './mask.ts';
@@ -139,7 +148,9 @@ export function partsAt(
 /** Names of the inputs that a gate is made of. */
 function inputsOf(gate: Tensor | undefined): string[] {
   if (!gate) return [];
-  return isInput(gate) ? [gate.attrs.name] : gate.inputs.flatMap((one) => inputsOf(one));
+  return ancestors([gate])
+    .filter(isInput)
+    .map(({ attrs }) => attrs.name);
 }
 
 const ruleAt = <R extends Rule>(all: readonly R[], address: string): R =>
